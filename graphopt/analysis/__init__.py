@@ -1,0 +1,1 @@
+"""Facts about a graph, computed on demand: shapes, channel coupling, cost, liveness."""

@@ -1,0 +1,1 @@
+"""From a graph out to torch and to ONNX."""

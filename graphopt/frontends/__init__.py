@@ -1,0 +1,1 @@
+"""From torch and from ONNX into a graph."""

@@ -1,0 +1,224 @@
+"""Values: what flows along the edges of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from graphopt.ir.dims import Shape
+from graphopt.ir.types import UNKNOWN, DType, TensorType, ValueType
+
+if TYPE_CHECKING:
+    from graphopt.ir.graph import Graph
+    from graphopt.ir.node import Node
+
+#: Contents of a small integer tensor as far as known: an object array of `Dim`.
+Known = np.ndarray
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a constant was in its ``nn.Module``.
+
+    Attributes:
+        name: fully qualified name, as in ``state_dict``.
+        aliases: further names of the same tensor (tied weights).
+        buffer: a buffer rather than a trainable parameter.
+        persistent: part of ``state_dict`` (only buffers can be non-persistent).
+        requires_grad: trainable.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    buffer: bool = False
+    persistent: bool = True
+    requires_grad: bool = True
+
+
+class Use(NamedTuple):
+    """One place where a value is read: input `index` of a node, or output `index` of a graph."""
+
+    user: Node | Graph
+    index: int
+
+
+class Value:
+    """A graph input, a constant, or an output of a node.
+
+    A value has identity; its name is only a label and is made unique when the graph is written. All setters are
+    recorded in the graph's journal and mark what depends on the value for shape propagation.
+    """
+
+    __slots__ = (
+        "__weakref__", "_data", "_known", "_name", "_parameter", "_type", "_uses",
+        "doc", "graph", "index", "is_input", "metadata", "producer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        type: ValueType = UNKNOWN,
+        name: str = "",
+        data: torch.Tensor | np.ndarray | None = None,
+        parameter: Parameter | None = None,
+    ) -> None:
+        self._type: ValueType = type
+        self._name = name
+        self._data = data
+        self._known: Known | None = None
+        self._parameter = parameter
+        self._uses: dict[Use, None] = {}
+        self.graph: Graph | None = None
+        self.producer: Node | None = None
+        self.index = 0
+        self.is_input = False
+        self.doc = ""
+        self.metadata: dict[str, str] = {}
+
+    @classmethod
+    def constant(cls, data: torch.Tensor, name: str = "", dtype: DType | None = None) -> Value:
+        """A constant that shares `data`; `dtype` tells a sub-byte type from its carrier. Add it to a graph to use it."""
+        kind = TensorType.of(data) if dtype is None else TensorType(dtype, tuple(data.shape))
+        return cls(kind, name, data)
+
+    # -- what it is
+
+    @property
+    def type(self) -> ValueType:
+        return self._type
+
+    @type.setter
+    def type(self, new: ValueType) -> None:
+        if new == self._type:
+            return
+        self._record("_type")
+        self._type = new
+        self._touch_users()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @name.setter
+    def name(self, new: str) -> None:
+        if new != self._name:
+            self._record("_name")
+            self._name = new
+
+    @property
+    def data(self) -> torch.Tensor | None:
+        """The tensor of a constant (or of an overridable graph input), else ``None``. Never written in place."""
+        return self._data if isinstance(self._data, torch.Tensor) else None
+
+    @data.setter
+    def data(self, new: torch.Tensor | np.ndarray | None) -> None:
+        self._record("_data")
+        self._data = new
+        self._touch_users()
+
+    @property
+    def strings(self) -> np.ndarray | None:
+        """The elements of a constant string tensor, as an object array."""
+        return self._data if isinstance(self._data, np.ndarray) else None
+
+    @property
+    def is_constant(self) -> bool:
+        """Holds data that no caller can override."""
+        return self._data is not None and not self.is_input
+
+    @property
+    def parameter(self) -> Parameter | None:
+        return self._parameter
+
+    @parameter.setter
+    def parameter(self, new: Parameter | None) -> None:
+        self._record("_parameter")
+        self._parameter = new
+
+    @property
+    def known(self) -> Known | None:
+        """Contents of a small integer tensor as an object array of `Dim`, as far as shape propagation found them."""
+        return self._known
+
+    @known.setter
+    def known(self, new: Known | None) -> None:
+        if _same_known(self._known, new):
+            return
+        self._record("_known")
+        self._known = new
+        self._touch_users()
+
+    # -- shorthands for tensors
+
+    @property
+    def tensor_type(self) -> TensorType:
+        """The type, when it is a tensor's; an unknown tensor type otherwise."""
+        return self._type if isinstance(self._type, TensorType) else UNKNOWN
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape, or ``None`` when the rank is unknown. Dimensions are `Dim`: symbolic ones are sympy expressions."""
+        return self.tensor_type.shape
+
+    @property
+    def rank(self) -> int | None:
+        return self.tensor_type.rank
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor_type.dtype
+
+    # -- uses
+
+    @property
+    def uses(self) -> Collection[Use]:
+        """The places that read this value, in the order in which they came to."""
+        return self._uses.keys()
+
+    @property
+    def users(self) -> list[Node]:
+        """The distinct nodes that read this value."""
+        from graphopt.ir.node import Node
+
+        return list(dict.fromkeys(use.user for use in self._uses if isinstance(use.user, Node)))
+
+    @property
+    def is_output(self) -> bool:
+        """True when a graph returns this value."""
+        from graphopt.ir.node import Node
+
+        return any(not isinstance(use.user, Node) for use in self._uses)
+
+    def replace_uses(self, new: Value, where: Callable[[Use], bool] | None = None) -> None:
+        """Makes every reader of this value (or those for which `where` holds) read `new` instead; O(uses)."""
+        if new is self:
+            return
+        for use in list(self._uses):
+            if where is None or where(use):
+                use.user.set_input(use.index, new)
+
+    # -- bookkeeping
+
+    def _record(self, slot: str) -> None:
+        if self.graph is not None:
+            old = getattr(self, slot)
+            self.graph.root._log(lambda: setattr(self, slot, old))
+
+    def _touch_users(self) -> None:
+        if self.graph is None:
+            return
+        root = self.graph.root
+        for use in self._uses:
+            root._mark(use.user)
+
+    def __repr__(self) -> str:
+        return f"%{self._name or '?'}: {self._type}"
+
+
+def _same_known(a: Known | None, b: Known | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and all(x is y or (x is not None and x == y) for x, y in zip(a.flat, b.flat, strict=True))

@@ -1,0 +1,10 @@
+"""The operators: one record each, families share a file."""
+
+from graphopt.ops import conv  # noqa: F401  (importing a family registers its records)
+from graphopt.ops.record import REQUIRED, Operator, attribute, execute, find, operators, record_of, register
+from graphopt.ops.relation import Axis, DimRef, Relation, Selection, Shrinkage, labels
+
+__all__ = [
+    "REQUIRED", "Axis", "DimRef", "Operator", "Relation", "Selection", "Shrinkage", "attribute", "execute", "find",
+    "labels", "operators", "record_of", "register",
+]  # fmt: skip

@@ -1,0 +1,148 @@
+"""Operator records: all that the compiler knows about an operator, in one place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from graphopt.ir import Dim, Node, ValueType
+
+if TYPE_CHECKING:
+    from graphopt.ops.relation import Relation, Shrinkage
+
+#: Types of the outputs from the types (and known small contents) of the inputs. Raises ShapeError when they cannot fit.
+Infer: TypeAlias = Callable[[Node], Sequence[ValueType]]
+#: Contents of small integer outputs, as object arrays of `Dim`, where the contents of the inputs are known.
+Evaluate: TypeAlias = Callable[[Node], Sequence[np.ndarray | None]]
+#: torch computation: tensors (None for a left-out input) by position, attributes by keyword.
+Compute: TypeAlias = Callable[..., Any]
+#: Which indices of the operands' dimensions belong together.
+Relate: TypeAlias = Callable[[Node], "Relation | None"]
+#: Multiply-accumulates of one application.
+Cost: TypeAlias = Callable[[Node], Dim]
+#: Adapts attributes and shape-like inputs after operands have lost indices.
+Shrink: TypeAlias = Callable[[Node, "Shrinkage"], None]
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = _Required()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the compiler knows about one operator.
+
+    Every field but the name may be missing; what is missing makes the operator a barrier for whoever asks that question.
+
+    Attributes:
+        name: operator name in the vocabulary.
+        domain: dialect; "" is standard ONNX.
+        infer: output types.
+        compute: the torch computation. Its keyword-only parameters are the operator's attributes, their defaults the
+            attributes' defaults; it returns a tensor, or a tuple with one entry per output.
+        relate: channel relation, for coupling.
+        macs: multiply-accumulates; none means that the operator does no multiply-accumulates worth counting.
+        evaluate: contents of small integer outputs (shape arithmetic).
+        shrink: what has to change in the node itself when its operands lose indices.
+        inline: the torch backend may trace through `compute` instead of calling it (no Python control flow on values
+            or shapes inside).
+        elementwise: output element i depends on elements i of the inputs only (with broadcasting).
+        commutative: the first two inputs may be exchanged.
+        random: gives different results on every run, so it is neither folded nor shared.
+        normalises: name of the attribute-free function of `Node` that tells which dimensions of input 0 are reduced to
+            statistics; pruning such a dimension restricts the normalisation to what is kept.
+    """
+
+    name: str
+    infer: Infer | None = None
+    compute: Compute | None = None
+    relate: Relate | None = None
+    macs: Cost | None = None
+    evaluate: Evaluate | None = None
+    shrink: Shrink | None = None
+    domain: str = ""
+    inline: bool = False
+    elementwise: bool = False
+    commutative: bool = False
+    random: bool = False
+    normalises: Callable[[Node], tuple[int, ...]] | None = None
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """Attribute names and defaults (`REQUIRED` where there is none), read off the signature of `compute`."""
+        if self.compute is None:
+            return {}
+        try:
+            parameters = inspect.signature(self.compute).parameters.values()
+        except ValueError:  # built-in torch functions have no signature, and no attributes either
+            return {}
+        return {
+            p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY
+        }
+
+
+_RECORDS: dict[tuple[str, str], Operator] = {}
+
+
+def register(*operators: Operator) -> None:
+    """Adds records to the vocabulary. Raises ValueError for an operator that is there already."""
+    for operator in operators:
+        key = (operator.domain, operator.name)
+        if key in _RECORDS:
+            raise ValueError(f"operator {key} is registered twice")
+        _RECORDS[key] = operator
+
+
+def find(op: str, domain: str = "") -> Operator | None:
+    """The record of an operator, or ``None`` when the vocabulary does not have it."""
+    return _RECORDS.get((domain, op))
+
+
+def record_of(node: Node) -> Operator | None:
+    """The record of a node's operator."""
+    return _RECORDS.get((node.domain, node.op))
+
+
+def operators() -> list[Operator]:
+    """All records, by domain and name."""
+    return [_RECORDS[key] for key in sorted(_RECORDS)]
+
+
+def attribute(node: Node, name: str) -> Any:
+    """The attribute of a node, or the operator's default for it. Raises KeyError for one that is required and missing."""
+    value = node.attributes.get(name, REQUIRED)
+    if value is not REQUIRED:
+        return value
+    record = record_of(node)
+    value = record.attributes[name] if record else REQUIRED
+    if value is REQUIRED:
+        raise KeyError(f"{node.describe()} has no attribute '{name}'")
+    return value
+
+
+def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
+    """Runs a node on tensors and returns one entry per output that the computation gives.
+
+    Raises UnsupportedOperatorError when the vocabulary cannot compute the operator.
+    """
+    from graphopt.errors import UnsupportedOperatorError
+
+    record = record_of(node)
+    if record is None or record.compute is None:
+        raise UnsupportedOperatorError(
+            f"operator {node.domain + '::' if node.domain else ''}{node.op} cannot be executed with torch",
+            where=node.describe(),
+            hint="register an Operator record with a compute function for it",
+        )
+    result = record.compute(*inputs, **node.attributes)
+    return result if isinstance(result, tuple) else (result,)

@@ -1,0 +1,174 @@
+"""Channel relations: which indices of an operator's operands are the same channel.
+
+A relation labels the dimensions of the operands, as einops does. Equal labels are the same axis: index i of one goes
+together with index i of the other. A dimension that is a row-major product of axes lists them, outermost first:
+
+    Conv            "n (g i) *, (g o) i *, (g o) -> n (g o) *"
+    Gemm (transB)   "m k, n k, n -> m n"
+
+`labels` reads this notation. What a dimension is not labelled with is frozen, as is everything under a frozen label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+
+from graphopt.ir import Dim, Node, Value
+
+DimRef: TypeAlias = tuple[Value, int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A labelled axis of known extent."""
+
+    label: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Dimension `part` holds indices `index` of dimension `whole` (Concat, Split, Slice, Gather by constants).
+
+    Attributes:
+        part: the dimension with fewer (or repeated) indices.
+        whole: the dimension that is selected from.
+        index: for each index of `part` the index in `whole`; a ``range`` wherever it is contiguous.
+    """
+
+    part: DimRef
+    whole: DimRef
+    index: range | Sequence[int]
+
+
+@dataclass
+class Relation:
+    """The relation of one node.
+
+    Attributes:
+        axes: for each related dimension its axes, outermost first; sizes multiply to the dimension.
+        selections: dimensions that hold part of another one's indices.
+        frozen: labels whose indices must all stay, with the reason.
+        attributes: attributes of the node that state the size of a label (Conv's ``group``).
+    """
+
+    axes: dict[DimRef, tuple[Axis, ...]] = field(default_factory=dict)
+    selections: list[Selection] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def tie(self, label: str, size: Dim, *refs: DimRef) -> None:
+        """Puts one whole axis on each of `refs`; does nothing when the size is not a number."""
+        if isinstance(size, int):
+            for ref in refs:
+                self.axes[ref] = (Axis(label, size),)
+
+    def select(self, part: DimRef, whole: DimRef, index: range | Sequence[int]) -> None:
+        """States that `part` holds indices `index` of `whole`."""
+        self.selections.append(Selection(part, whole, index))
+
+
+class Shrinkage(Protocol):
+    """What a `shrink` function may ask, after the channels to keep are decided and before the node is rewired.
+
+    `kept` gives the indices that stay of a dimension (ascending, int64), or ``None`` when all stay.
+    """
+
+    def kept(self, value: Value, dim: int) -> torch.Tensor | None: ...
+
+    def size(self, value: Value, dim: int) -> Dim:
+        """Extent of a dimension afterwards."""
+        ...
+
+    def old_size(self, value: Value, dim: int) -> Dim:
+        """Extent of a dimension before."""
+        ...
+
+    def set_constant(self, node: Node, index: int, data: torch.Tensor) -> None:
+        """Makes input `index` of `node` a constant of its own that holds `data`."""
+        ...
+
+
+_TOKEN = re.compile(r"\(([^)]*)\)|(\*)|(\.\.\.)|([^\s()*]+)")
+
+
+def labels(
+    node: Node,
+    notation: str,
+    sizes: Mapping[str, Dim] | None = None,
+    reasons: Mapping[str, str] | None = None,
+    attributes: Mapping[str, str] | None = None,
+) -> Relation:
+    """Builds a relation from the notation ``"operand, operand -> result"``.
+
+    An operand is a sequence of: a label; ``(a b)`` for a row-major product; ``_`` for a dimension that neither ties nor
+    freezes (a broadcast 1); ``!a`` for a label that is frozen; ``...`` for any number of dimensions tied from the right
+    with the other operands' (broadcast ones excepted); ``*`` for any number of frozen dimensions. An operand ``-`` is
+    not related at all. Operands that are left out, and dimensions of unknown extent, are skipped.
+
+    Args:
+        node: the node; its inputs, then its outputs, are the operands in order.
+        notation: as above. Operands beyond the node's are ignored.
+        sizes: sizes of labels inside products; one label of each product may be left to be computed.
+        reasons: for frozen labels, why.
+        attributes: attributes of the node that state the size of a label.
+    """
+    relation = Relation(attributes=dict(attributes or {}))
+    left, right = notation.split("->")
+    operands = list(zip(left.split(","), node.inputs, strict=False)) + list(
+        zip(right.split(","), node.outputs, strict=False)
+    )
+    for spec, value in operands:
+        spec = spec.strip()
+        if value is None or spec == "-" or value.shape is None:
+            continue
+        _label_operand(relation, value, spec, sizes or {}, reasons or {})
+    return relation
+
+
+def _label_operand(
+    relation: Relation, value: Value, spec: str, sizes: Mapping[str, Dim], reasons: Mapping[str, str]
+) -> None:
+    tokens = [match.group(0) for match in _TOKEN.finditer(spec)]
+    shape = value.shape or ()
+    spread = next((i for i, token in enumerate(tokens) if token in ("*", "...")), None)
+    if spread is not None:
+        count = len(shape) - (len(tokens) - 1)
+        fill = ["*"] * count if tokens[spread] == "*" else [f"~{count - k}" for k in range(count)]
+        tokens[spread : spread + 1] = fill
+    if len(tokens) != len(shape):
+        return
+    for dim, token in enumerate(tokens):
+        extent = shape[dim]
+        if token == "*" or not isinstance(extent, int):
+            continue
+        if token == "_" or (token.startswith("~") and extent == 1):
+            relation.axes[value, dim] = ()
+            continue
+        names = token.strip("()").split()
+        axes = _axes(names, extent, sizes)
+        if axes is None:
+            continue
+        relation.axes[value, dim] = axes
+        for name in names:
+            if name.startswith("!"):
+                relation.frozen[name.lstrip("!")] = reasons.get(name.lstrip("!"), "")
+
+
+def _axes(names: Sequence[str], extent: int, sizes: Mapping[str, Dim]) -> tuple[Axis, ...] | None:
+    plain = [name.lstrip("!") for name in names]
+    known = {name: size for name in plain if isinstance(size := sizes.get(name), int)}
+    open_names = [name for name in plain if name not in known]
+    rest = extent
+    for size in known.values():
+        if size == 0 or rest % size:
+            return None
+        rest //= size
+    if len(open_names) > 1 or (not open_names and rest != 1):
+        return None
+    return tuple(Axis(name, known.get(name, rest)) for name in plain)

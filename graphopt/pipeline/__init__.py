@@ -1,0 +1,1 @@
+"""Passes, their registry, the pipeline text and the manager that runs them."""

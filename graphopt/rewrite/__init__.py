@@ -1,0 +1,1 @@
+"""The pattern language and the driver that applies its rules."""

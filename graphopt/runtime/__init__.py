@@ -1,0 +1,1 @@
+"""Execute, compare and time graphs."""

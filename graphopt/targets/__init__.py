@@ -1,0 +1,1 @@
+"""What each deployment backend wants, as data."""
