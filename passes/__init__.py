@@ -1,0 +1,1 @@
+"""The pass library: one pass, one file."""

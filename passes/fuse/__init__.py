@@ -1,0 +1,1 @@
+"""Passes that fuse neighbouring operators into one."""

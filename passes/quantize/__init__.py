@@ -1,0 +1,1 @@
+"""Passes that place, calibrate and correct quantizers."""
