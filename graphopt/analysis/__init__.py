@@ -1,1 +1,5 @@
-"""Facts about a graph, computed on demand: shapes, channel coupling, cost, liveness."""
+"""Analyses: what can be known about a graph, computed on demand."""
+
+from graphopt.analysis.shapes import bind, propagate, propagate_all
+
+__all__ = ["bind", "propagate", "propagate_all"]
