@@ -49,7 +49,8 @@ class Operator:
         domain: dialect; "" is standard ONNX.
         infer: output types.
         compute: the torch computation. Its keyword-only parameters are the operator's attributes, their defaults the
-            attributes' defaults; it returns a tensor, or a tuple with one entry per output.
+            attributes' defaults; it returns a tensor, or a tuple with one entry per output. One that takes the keyword
+            `outputs` (not an attribute) is told how many outputs the node has, to save itself the costly rest.
         relate: channel relation, for coupling.
         macs: multiply-accumulates; none means that the operator does no multiply-accumulates worth counting.
         evaluate: contents of small integer outputs (shape arithmetic).
@@ -87,8 +88,18 @@ class Operator:
         except ValueError:  # built-in torch functions have no signature, and no attributes either
             return {}
         return {
-            p.name: REQUIRED if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY
+            p.name: REQUIRED if p.default is p.empty else p.default
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.name != "outputs"
         }
+
+    @cached_property
+    def counts_outputs(self) -> bool:
+        """Whether `compute` takes the keyword `outputs`, the number of outputs of the node."""
+        try:
+            return self.compute is not None and "outputs" in inspect.signature(self.compute).parameters
+        except ValueError:
+            return False
 
 
 _RECORDS: dict[tuple[str, str], Operator] = {}
@@ -144,5 +155,6 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
             where=node.describe(),
             hint="register an Operator record with a compute function for it",
         )
-    result = record.compute(*inputs, **node.attributes)
+    counted = {"outputs": len(node.outputs)} if record.counts_outputs else {}
+    result = record.compute(*inputs, **node.attributes, **counted)
     return result if isinstance(result, tuple) else (result,)
