@@ -143,4 +143,6 @@ def merge(old: ValueType, new: ValueType, node: Node) -> ValueType:
         return TensorType(dtype, old.shape, new.sparse)
     if old.shape is None or len(old.shape) != len(new.shape):
         return TensorType(dtype, new.shape, new.sparse)
-    return TensorType(dtype, tuple(o if n is None else n for n, o in zip(new.shape, old.shape, strict=True)), new.sparse)
+    return TensorType(
+        dtype, tuple(o if n is None else n for n, o in zip(new.shape, old.shape, strict=True)), new.sparse
+    )

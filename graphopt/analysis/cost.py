@@ -1,0 +1,97 @@
+"""Cost: multiply-accumulates, weights and bytes of a graph and of each of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from graphopt.ir import Dim, DType, Graph, Node, TensorType, Value
+from graphopt.ir import dims as D
+from graphopt.ops import record_of
+
+# Integers of these types are shapes, indices and masks, not weights.
+_NOT_WEIGHTS = frozenset({DType.INT64, DType.BOOL, DType.STRING, DType.UNDEFINED})
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What one node costs.
+
+    Attributes:
+        macs: multiply-accumulates; ``None`` when shapes are not known.
+        weights: elements of the weights that it reads.
+        bytes_read: bytes of all inputs.
+        bytes_written: bytes of all outputs.
+    """
+
+    node: Node
+    macs: Dim
+    weights: int
+    bytes_read: Dim
+    bytes_written: Dim
+
+
+class Cost:
+    """The cost of a graph.
+
+    Named dimensions count as 1, so that the figures are per sample; ``Cost.nodes`` keeps the expressions.
+
+    Attributes:
+        nodes: per node, bodies included.
+        macs: multiply-accumulates of all nodes whose shapes are known.
+        weights: elements of all weights that the graph reads, shared ones once.
+        weight_bytes: their size as stored.
+        unknown: nodes whose multiply-accumulates could not be told.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = [node_cost(node) for node in graph.walk()]
+        self.macs = sum(_per_sample(cost.macs) for cost in self.nodes)
+        self.unknown = [cost.node for cost in self.nodes if cost.macs is None]
+        weights = [value for scope in graph.graphs() for value in scope.constants if is_weight(value) and value.uses]
+        self.weights = sum(_elements(value) for value in weights)
+        self.weight_bytes = sum(_elements(value) * value.dtype.bits // 8 for value in weights)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes written by all nodes together, per sample."""
+        return sum(_per_sample(cost.bytes_written) for cost in self.nodes)
+
+
+def is_weight(value: Value) -> bool:
+    """True for a constant that holds numbers rather than shapes, indices or masks."""
+    return value.is_constant and value.dtype not in _NOT_WEIGHTS
+
+
+def node_cost(node: Node) -> NodeCost:
+    """The cost of one node."""
+    record = record_of(node)
+    macs: Dim = record.macs(node) if record is not None and record.macs is not None else 0
+    read = [value for value in node.inputs if value is not None]
+    return NodeCost(
+        node,
+        macs,
+        sum(_elements(value) for value in dict.fromkeys(read) if is_weight(value)),
+        _bytes(read),
+        _bytes(node.outputs),
+    )
+
+
+def _elements(value: Value) -> int:
+    count = value.tensor_type.numel
+    return count if isinstance(count, int) else 0
+
+
+def _bytes(values: Iterable[Value]) -> Dim:
+    total: Dim = 0
+    for value in values:
+        if isinstance(value.type, TensorType):
+            total = D.add(total, D.floor_div(D.mul(value.type.numel, value.type.dtype.bits), 8))
+    return total
+
+
+def _per_sample(dim: Dim) -> int:
+    if dim is None:
+        return 0
+    bound = D.substitute(dim, dict.fromkeys(D.free_names(dim), 1))
+    return bound if isinstance(bound, int) else 0

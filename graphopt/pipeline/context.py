@@ -1,0 +1,88 @@
+"""The context of a run: data, analyses, randomness, and where to report."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from graphopt.analysis.shapes import propagate
+from graphopt.errors import DataError
+from graphopt.ir import Graph
+from graphopt.pipeline.data import Data
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+#: Shows that work goes on: wraps an iterable, given a description and the number of items when it is known.
+Progress = Callable[[Iterable[Any], str, int | None], Iterator[Any]]
+
+
+def no_progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
+    """Progress that shows nothing."""
+    return iter(items)
+
+
+class Context:
+    """What a pass may ask for.
+
+    Attributes:
+        seed: seeds every random choice of a run.
+        evaluate: the user's measure of a graph (higher is better), when given.
+        options: further values for passes (a teacher module, a loss), by name.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        data: Any = None,
+        *,
+        seed: int = 0,
+        evaluate: Callable[[Graph], float] | None = None,
+        progress: Progress = no_progress,
+        **options: Any,
+    ) -> None:
+        self.graph = graph
+        self.seed = seed
+        self.evaluate = evaluate
+        self.options = options
+        self._progress = progress
+        self._data = None if data is None else data if isinstance(data, Data) else Data(data, graph)
+        self._analyses: weakref.WeakKeyDictionary[Graph, dict[type[Any], tuple[int, Any]]] = weakref.WeakKeyDictionary()
+
+    @property
+    def has_data(self) -> bool:
+        return self._data is not None
+
+    @property
+    def data(self) -> Data:
+        """The samples. Raises DataError when the run was given none."""
+        if self._data is None:
+            raise DataError("this needs data and the run was given none", hint="pass data=..., or --data FILE.npz")
+        return self._data
+
+    def get(self, analysis: type[A], graph: Graph | None = None) -> A:
+        """An analysis of the graph, computed when first asked for and kept until the graph changes.
+
+        Args:
+            analysis: a class whose constructor takes a graph.
+            graph: the graph; the run's own by default.
+        """
+        target = self.graph if graph is None else graph
+        propagate(target)
+        cache = self._analyses.setdefault(target, {})
+        entry = cache.get(analysis)
+        if entry is None or entry[0] != target.version:
+            entry = (target.version, analysis(target))  # type: ignore[call-arg]
+            cache[analysis] = (target.version, entry[1])
+        return entry[1]  # type: ignore[no-any-return]
+
+    def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """The same items, shown as progress."""
+        return self._progress(items, description, total)
+
+    def generator(self) -> torch.Generator:
+        """A random generator that starts from the run's seed."""
+        return torch.Generator().manual_seed(self.seed)

@@ -1,0 +1,199 @@
+"""The pass manager: resolves a pipeline, runs it, and leaves either the whole result of a pass or nothing of it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from graphopt.analysis.shapes import propagate
+from graphopt.errors import GraphoptError, OptionError, PassError, nearest
+from graphopt.ir import Graph
+from graphopt.pipeline.base import Changes, Pass
+from graphopt.pipeline.context import Context
+from graphopt.pipeline.instruments.base import Instrument
+from graphopt.pipeline.options import build
+from graphopt.pipeline.registry import Alias, find_pass
+from graphopt.pipeline.report import PassReport, Report
+from graphopt.pipeline.text import Step, format_value, parse_steps
+
+
+@dataclass(frozen=True)
+class Group:
+    """The passes of an alias, run up to `repeat` times."""
+
+    name: str
+    passes: tuple[Pass | Group, ...]
+    repeat: int
+
+
+def resolve(pipeline: str | Sequence[Pass | str]) -> list[Pass | Group]:
+    """Turns pipeline text, or a mixed list of passes and texts, into passes.
+
+    Raises:
+        PipelineError: malformed text, or an unknown pass.
+        OptionError: an unknown option or a bad value.
+    """
+    if isinstance(pipeline, str):
+        return [_resolve_step(step) for step in parse_steps(pipeline)]
+    resolved: list[Pass | Group] = []
+    for item in pipeline:
+        resolved.extend([item] if isinstance(item, Pass) else resolve(item))
+    return resolved
+
+
+def _resolve_step(step: Step) -> Pass | Group:
+    found = find_pass(step.name)
+    if not isinstance(found, Alias):
+        return build(found, step.options)
+    return _expand(found, step)
+
+
+def _expand(alias: Alias, step: Step) -> Group:
+    """Hands an alias's options to the passes in it that have them."""
+    inner = parse_steps(alias.pipeline)
+    unused = set(step.options)
+    passes = []
+    for each in inner:
+        target = find_pass(each.name)
+        names = _option_names(target)
+        mine = {name: value for name, value in step.options.items() if name.replace("_", "-") in names}
+        unused -= set(mine)
+        passes.append(_resolve_step(Step(each.name, {**each.options, **mine})))
+    if unused:
+        name = sorted(unused)[0]
+        known = sorted(set().union(*(_option_names(find_pass(each.name)) for each in inner)))
+        raise OptionError(
+            f"'{alias.name}' has no option '{name}'", where=alias.name,
+            hint=nearest(name, known) or f"its options are: {', '.join(known)}",
+        )  # fmt: skip
+    return Group(str(step), tuple(passes), alias.repeat)
+
+
+def _option_names(target: type[Pass] | Alias) -> set[str]:
+    if isinstance(target, Alias):
+        inner = (find_pass(step.name) for step in parse_steps(target.pipeline))
+        return set().union(*(_option_names(each) for each in inner))
+    return {field.name.replace("_", "-") for field in fields(target)}
+
+
+def describe(step: Pass | Group) -> str:
+    """Text of a pass with the options that differ from the defaults, or of a group."""
+    if isinstance(step, Group):
+        return step.name
+    options: dict[str, Any] = {}
+    for field in fields(step):
+        value = getattr(step, field.name)
+        if value != field.default and not callable(value):
+            options[field.name] = value
+    return str(Step(step.name or type(step).__name__, options))
+
+
+def run_pipeline(
+    graph: Graph,
+    pipeline: str | Sequence[Pass | str],
+    context: Context,
+    instruments: Sequence[Instrument] = (),
+) -> Report:
+    """Runs a pipeline on `graph`, in place.
+
+    Every pass is a transaction: when it, or an instrument's check of it, fails, the graph is as before that pass.
+
+    Raises:
+        GraphoptError: whatever the pass or a check raised; a foreign exception becomes a PassError that names the pass.
+    """
+    steps = resolve(pipeline)
+    text = pipeline if isinstance(pipeline, str) else ",".join(describe(step) for step in steps)
+    runner = _Runner(graph, context, tuple(instruments), Report(text))
+    with _gc_paused():
+        propagate(graph)
+        runner.run_all(steps)
+    return runner.report
+
+
+@contextmanager
+def _gc_paused() -> Iterator[None]:
+    """Pauses the cyclic garbage collector: graphs are one big cycle, and scanning them slows edits 3-5 times."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Runner:
+    def __init__(self, graph: Graph, context: Context, instruments: Sequence[Instrument], report: Report) -> None:
+        self.graph = graph
+        self.context = context
+        self.instruments = instruments
+        self.report = report
+
+    def run_all(self, steps: Sequence[Pass | Group]) -> None:
+        flat = sum(1 for _ in _flatten(steps))
+        texts = [describe(step) for step in steps]
+        counter = iter(self.context.progress(range(flat), "passes", flat))
+        for position, step in enumerate(steps):
+            self.run_step(step, counter, ",".join(texts[position:]))
+        for _ in counter:  # lets the progress bar close
+            break
+
+    def run_step(self, step: Pass | Group, counter: Iterator[Any], rest: str) -> bool:
+        if isinstance(step, Pass):
+            next(counter, None)
+            return self.run_pass(step, rest)
+        changed_ever = False
+        for _ in range(step.repeat):
+            changed = [self.run_step(each, counter, rest) for each in step.passes]
+            changed_ever |= any(changed)
+            if not any(changed):
+                break
+        return changed_ever
+
+    def run_pass(self, step: Pass, rest: str) -> bool:
+        entry = PassReport(describe(step))
+        self.report.passes.append(entry)
+        if not step.applies_to(self.graph):
+            entry.skipped = f"the graph has none of {', '.join(sorted(step.looks_for))}"
+            return False
+        try:
+            with self.graph.transaction():
+                changes = self._run_watched(step, entry)
+        except GraphoptError:
+            raise
+        except Exception as error:
+            hints = [i.failed(step, self.graph, self.context, error, rest) for i in self.instruments]
+            raise PassError(
+                f"pass '{entry.name}' failed with {type(error).__name__}: {error}", where=entry.name,
+                hint="; ".join(filter(None, hints)) or "the graph is as before the pass; please report this",
+            ) from error  # fmt: skip
+        return changes.modified
+
+    def _run_watched(self, step: Pass, entry: PassReport) -> Changes:
+        for instrument in self.instruments:
+            instrument.before(step, self.graph, self.context, entry)
+        started = time.perf_counter()
+        result = step.run(self.graph, self.context)
+        propagate(self.graph)
+        entry.seconds = time.perf_counter() - started
+        changes = result if isinstance(result, Changes) else Changes(bool(result))
+        entry.modified, entry.counts, entry.notes = changes.modified, changes.counts, changes.notes
+        entry.kept, entry.details = changes.kept, changes.details
+        for instrument in self.instruments:
+            instrument.after(step, self.graph, self.context, changes, entry)
+        return changes
+
+
+def _flatten(steps: Sequence[Pass | Group]) -> Iterator[Pass]:
+    for step in steps:
+        if isinstance(step, Group):
+            yield from _flatten(step.passes)
+        else:
+            yield step
+
+
+__all__ = ["Group", "describe", "format_value", "resolve", "run_pipeline"]

@@ -1,0 +1,156 @@
+"""Options: the fields of a pass, read from text and checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from graphopt.errors import OptionError, nearest
+from graphopt.pipeline.base import Pass
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionInfo:
+    """An option of a pass.
+
+    Attributes:
+        name: as written on the command line (dashes).
+        type: readable type.
+        default: its text; empty when the option is required.
+        doc: what it means.
+    """
+
+    name: str
+    type: str
+    default: str
+    doc: str
+
+
+def option_infos(cls: type[Pass]) -> list[OptionInfo]:
+    """The options of a pass, in the order of its fields. Their docs come from the class docstring's Attributes."""
+    hints = typing.get_type_hints(cls)
+    docs = _field_docs(cls)
+    infos = []
+    for field in dataclasses.fields(cls):
+        default = "" if field.default is dataclasses.MISSING else str(field.default)
+        if field.default_factory is not dataclasses.MISSING:
+            default = str(field.default_factory())
+        kind = hints[field.name]
+        shown = getattr(kind, "__name__", "") if not typing.get_args(kind) else ""
+        infos.append(
+            OptionInfo(field.name.replace("_", "-"), shown or str(kind).replace("typing.", ""), default,
+                       docs.get(field.name, ""))
+        )  # fmt: skip
+    return infos
+
+
+def _field_docs(cls: type[Pass]) -> dict[str, str]:
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        lines = (base.__doc__ or "").split("\n")
+        start = next((i for i, line in enumerate(lines) if line.strip() == "Attributes:"), None)
+        current = ""
+        for line in lines[start + 1 :] if start is not None else ():
+            text = line.strip()
+            head, colon, rest = text.partition(":")
+            if colon and head.isidentifier() and head in vars(base).get("__annotations__", {}):
+                current = head
+                docs[current] = rest.strip()
+            elif text and current:
+                docs[current] += " " + text
+            elif not text:
+                current = ""
+    return docs
+
+
+def build(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
+    """Makes a pass from option names (dashes or underscores) and raw values.
+
+    Raises:
+        OptionError: an option that the pass does not have (with the nearest one), a value of the wrong type, or one
+            that the pass itself refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, raw in options.items():
+        key = name.replace("-", "_")
+        if key not in fields:
+            shown = [f.replace("_", "-") for f in fields]
+            hint = nearest(name, shown) or (f"its options are: {', '.join(shown)}" if shown else "it has no options")
+            raise OptionError(f"pass '{cls.name}' has no option '{name}'", where=cls.name, hint=hint)
+        values[key] = convert(raw, hints[key], f"{cls.name}{{{name}}}")
+    missing = [
+        f.name for f in fields.values()
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if missing:
+        raise OptionError(
+            f"pass '{cls.name}' needs option '{missing[0].replace('_', '-')}'",
+            hint=f"write {cls.name}{{{missing[0].replace('_', '-')}=...}}",
+        )
+    return cls(**values)
+
+
+def convert(raw: Any, kind: Any, where: str) -> Any:
+    """Turns a raw option value (text, or a Python value) into the type of its field. Raises OptionError."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return raw
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(raw, args, where)
+    if origin is typing.Literal:
+        if raw in args:
+            return raw
+        hint = nearest(str(raw), [str(a) for a in args]) or f"one of: {', '.join(map(str, args))}"
+        raise OptionError(f"'{raw}' is not a choice", where=where, hint=hint)
+    if origin in (tuple, list):
+        items = raw if isinstance(raw, (list, tuple)) else [raw]
+        return tuple(convert(item, args[0], where) for item in items)
+    if origin is dict or origin is Mapping:
+        if isinstance(raw, Mapping):
+            return {str(k): convert(v, args[1], where) for k, v in raw.items()}
+        raise OptionError(f"'{raw}' is not a mapping", where=where, hint="write {key: value, ...}")
+    return _convert_plain(raw, kind, where)
+
+
+def _convert_union(raw: Any, choices: tuple[Any, ...], where: str) -> Any:
+    if type(None) in choices and (raw is None or raw == "none"):
+        return None
+    failure: OptionError | None = None
+    for choice in choices:
+        if choice is type(None):
+            continue
+        try:
+            return convert(raw, choice, where)
+        except OptionError as error:
+            failure = error
+    raise failure or OptionError(f"'{raw}' fits no type of the option", where=where)
+
+
+def _convert_plain(raw: Any, kind: Any, where: str) -> Any:
+    if kind is bool:
+        if isinstance(raw, bool):
+            return raw
+        words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        if str(raw).lower() in words:
+            return words[str(raw).lower()]
+        raise OptionError(f"'{raw}' is neither true nor false", where=where)
+    if kind in (int, float):
+        try:
+            if isinstance(raw, bool) or (kind is int and isinstance(raw, float) and raw != int(raw)):
+                raise ValueError
+            return kind(raw)
+        except (TypeError, ValueError):
+            wanted = "a whole number" if kind is int else "a number"
+            raise OptionError(f"'{raw}' is not {wanted}", where=where) from None
+    if kind is str:
+        return raw if isinstance(raw, str) else str(raw)
+    if isinstance(kind, type) and isinstance(raw, kind):
+        return raw
+    if callable(raw):  # callables (a custom loss, a teacher module) can be given from Python only
+        return raw
+    raise OptionError(f"'{raw}' cannot be given as text", where=where, hint="set this option from Python")
