@@ -103,6 +103,7 @@ class Operator:
 
 
 _RECORDS: dict[tuple[str, str], Operator] = {}
+_DOMAINS: dict[str, Callable[[Node], Operator]] = {}
 
 
 def register(*operators: Operator) -> None:
@@ -119,8 +120,15 @@ def find(op: str, domain: str = "") -> Operator | None:
     return _RECORDS.get((domain, op))
 
 
+def register_domain(domain: str, record: Callable[[Node], Operator]) -> None:
+    """Adds a dialect whose operators are not listed: `record` makes the record of any node in it."""
+    _DOMAINS[domain] = record
+
+
 def record_of(node: Node) -> Operator | None:
     """The record of a node's operator."""
+    if node.domain in _DOMAINS:
+        return _DOMAINS[node.domain](node)
     return _RECORDS.get((node.domain, node.op))
 
 
