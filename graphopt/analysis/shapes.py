@@ -112,7 +112,7 @@ def infer_node(node: Node) -> list[Value]:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ShapeError(
-            f"the inputs or attributes of {node.op} are not as its definition has them ({type(error).__name__}: {error})",
+            f"inputs or attributes of {node.op} are not as its definition has them ({type(error).__name__}: {error})",
             where=node.describe(),
             hint="check the number of inputs and the attributes",
         ) from error

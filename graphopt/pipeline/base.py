@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Contract(enum.Enum):
     """What a pass promises about the numbers that the graph computes.
 
-    EXACT: equal up to the order of float operations. MASKED: equal to the original with the contributions of the removed
-    channels zeroed. APPROXIMATE: close; the error is measured and reported. TRAINED: the weights are meant to change.
+    EXACT: equal up to the order of float operations. MASKED: equal to the original with the contributions of the
+    removed channels zeroed. APPROXIMATE: close; the error is measured and reported. TRAINED: the weights are meant to
+    change.
     """
 
     EXACT = "exact"

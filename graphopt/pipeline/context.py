@@ -50,7 +50,9 @@ class Context:
         self.options = options
         self._progress = progress
         self._data = None if data is None else data if isinstance(data, Data) else Data(data, graph)
-        self._analyses: weakref.WeakKeyDictionary[Graph, dict[type[Any], tuple[int, Any]]] = weakref.WeakKeyDictionary()
+        self._analyses: weakref.WeakKeyDictionary[Graph, dict[Callable[[Graph], Any], tuple[int, Any]]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def has_data(self) -> bool:
@@ -63,7 +65,7 @@ class Context:
             raise DataError("this needs data and the run was given none", hint="pass data=..., or --data FILE.npz")
         return self._data
 
-    def get(self, analysis: type[A], graph: Graph | None = None) -> A:
+    def get(self, analysis: Callable[[Graph], A], graph: Graph | None = None) -> A:
         """An analysis of the graph, computed when first asked for and kept until the graph changes.
 
         Args:
@@ -75,7 +77,7 @@ class Context:
         cache = self._analyses.setdefault(target, {})
         entry = cache.get(analysis)
         if entry is None or entry[0] != target.version:
-            entry = (target.version, analysis(target))  # type: ignore[call-arg]
+            entry = (target.version, analysis(target))
             cache[analysis] = (target.version, entry[1])
         return entry[1]  # type: ignore[no-any-return]
 

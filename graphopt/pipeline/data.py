@@ -29,10 +29,10 @@ class Data:
     """Samples for a graph, read any number of times.
 
     Args:
-        source: an iterable of batches (a list, a DataLoader, a generator - which is read once and kept), or the path of
-            an .npz file, or of a folder of .npy files, whose arrays are named as the graph's inputs and hold one sample
-            per row. A batch is a tensor, a tuple in the order of the inputs with the labels after them when there is one
-            more, or a mapping by input name with the labels under "labels", "label", "target" or "y".
+        source: an iterable of batches (a list, a DataLoader, a generator - which is read once and kept), or the path
+            of an .npz file, or of a folder of .npy files, whose arrays are named as the graph's inputs and hold one
+            sample per row. A batch is a tensor, a tuple in the order of the inputs with the labels after them when
+            there is one more, or a mapping by input name with the labels under "labels", "label", "target" or "y".
         graph: the graph whose inputs the samples must fit.
         batch_size: rows per batch for arrays read from files.
     """

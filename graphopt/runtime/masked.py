@@ -68,7 +68,7 @@ def _restricted(
     kept: Kept,
 ) -> tuple[Any, ...]:
     """Runs a normalisation on the kept indices alone and puts zeros where the removed ones were."""
-    arguments = []
+    arguments: list[torch.Tensor | None] = []
     for position, value in enumerate(node.inputs):
         if value is None:
             arguments.append(None)

@@ -18,5 +18,5 @@ class Instrument:
         """Called after a pass has run, while it can still be undone."""
 
     def failed(self, step: Pass, graph: Graph, context: Context, error: Exception, rest: str) -> str:
-        """Called after a failed pass has been undone; `rest` is the pipeline from it on. Returns a hint for the user."""
+        """Called after a failed pass has been undone; `rest` is the pipeline from it on. Returns a hint."""
         return ""

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from graphopt.ir import Graph
-from graphopt.ir.text import write_text
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.instruments.base import Instrument
@@ -23,6 +22,8 @@ class Reproducer(Instrument):
         self.folder = Path(folder)
 
     def failed(self, step: Pass, graph: Graph, context: Context, error: Exception, rest: str) -> str:
+        from graphopt.ir.text import write_text  # needed on the day of a crash only
+
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "graph.txt"
         write_text(graph, file)

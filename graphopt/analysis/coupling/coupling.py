@@ -1,0 +1,133 @@
+"""The result of channel coupling, as passes use it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from graphopt.analysis.coupling.atoms import Atoms, Factor
+from graphopt.analysis.coupling.extents import find_extents
+from graphopt.ir import Graph, Value
+
+
+@dataclass(frozen=True)
+class Group:
+    """Components that are alike: they have their atoms in the same factors (the output channels of one layer, say).
+
+    Attributes:
+        index: number of the group.
+        components: numbers of the components, in order of their first atom.
+        factors: where their atoms are.
+    """
+
+    index: int
+    components: np.ndarray
+    factors: tuple[Factor, ...]
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+
+class ChannelCoupling:
+    """What can be removed from a graph, and what goes with it.
+
+    A *component* is a set of slices of tensors that can only be removed together; a *group* is a set of components that
+    are alike. Components that hold an index of a graph input or output, of a spatial dimension, or of an operator that
+    does not say how its operands relate, are frozen and belong to no group.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.extents = find_extents(graph)
+        self.atoms = Atoms(self.extents)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The groups of components that may be removed and whose removal takes weights away."""
+        atoms = self.atoms
+        factors = [factor for row in atoms.factors for factor in row]
+        owner = np.repeat(np.arange(len(factors)), [factor.size for factor in factors])
+        # Components are alike when they touch the same factors equally often; a sum of random numbers tells.
+        tickets = np.random.default_rng(0).integers(1, 1 << 62, len(factors), dtype=np.uint64)
+        signature = np.zeros(atoms.components, dtype=np.uint64)
+        np.add.at(signature, atoms.component, tickets[owner])
+        useful = ~atoms.frozen & self._weighted
+        chosen = np.flatnonzero(useful)
+        _, first, inverse = np.unique(signature[chosen], return_index=True, return_inverse=True)
+        groups = []
+        order = np.argsort(first)
+        touched = self._factors_of_components(owner, chosen[first])
+        by_group = np.argsort(inverse, kind="stable")
+        bounds = np.searchsorted(inverse[by_group], np.arange(len(first) + 1))
+        for number, which in enumerate(order):
+            members = chosen[by_group[bounds[which] : bounds[which + 1]]]
+            groups.append(Group(number, members, tuple(factors[f] for f in touched[int(chosen[first[which]])])))
+        return groups
+
+    def _factors_of_components(self, owner: np.ndarray, components: np.ndarray) -> dict[int, list[int]]:
+        wanted = np.zeros(self.atoms.components, dtype=bool)
+        wanted[components] = True
+        hits = np.flatnonzero(wanted[self.atoms.component])
+        found: dict[int, list[int]] = {int(c): [] for c in components}
+        for component, factor in np.unique(np.stack([self.atoms.component[hits], owner[hits]], 1), axis=0).tolist():
+            found[component].append(factor)
+        return found
+
+    @cached_property
+    def _weighted(self) -> np.ndarray:
+        """Per component, whether it holds slices of constants."""
+        weighted = np.zeros(self.atoms.components, dtype=bool)
+        for extent in self.extents.related:
+            if any(value.is_constant for value, _ in self.extents.members[extent]):
+                for factor in self.atoms.factors[extent]:
+                    weighted[self.atoms.component[factor.atoms]] = True
+        return weighted
+
+    def constants(self) -> Iterator[tuple[Value, int, list[Factor]]]:
+        """Every dimension of every constant that has atoms, with its factors."""
+        for extent, members in enumerate(self.extents.members):
+            for value, dim in members:
+                if value.is_constant:
+                    yield value, dim, self.atoms.factors[extent]
+
+    def keep_masks(self, removed: np.ndarray) -> dict[int, np.ndarray]:
+        """For every extent that loses indices a mask of those that stay.
+
+        Args:
+            removed: numbers of the components to remove.
+        """
+        gone = np.zeros(self.atoms.components, dtype=bool)
+        gone[removed] = True
+        gone_atoms = gone[self.atoms.component]
+        masks = {}
+        for extent, factors in enumerate(self.atoms.factors):
+            if not gone_atoms[factors[0].first : factors[-1].first + factors[-1].size].any():
+                continue
+            mask = np.ones(1, dtype=bool)
+            for factor in factors:  # innermost first, so that each one becomes the slower index
+                mask = np.outer(~gone_atoms[factor.atoms], mask).reshape(-1)
+            masks[extent] = mask
+        return masks
+
+    def frozen_by(self) -> Counter[str]:
+        """Why components are frozen: for each reason the number of components that it touches."""
+        counts: Counter[str] = Counter()
+        weighted = self._weighted
+        for atoms, reason in self.atoms.reasons:
+            components = np.unique(self.atoms.component[atoms])
+            counts[reason] += int(weighted[components].sum())
+        return Counter({reason: count for reason, count in counts.items() if count})
+
+    def name_of(self, group: Group) -> str:
+        """A readable name: the constants that the group cuts through."""
+        names = [value.name for value in self.constants_of(group)]
+        return ", ".join(names) or f"group {group.index}"
+
+    def constants_of(self, group: Group) -> list[Value]:
+        """The constants that the group cuts through."""
+        members = [ref for factor in group.factors for ref in self.extents.members[factor.extent]]
+        return list(dict.fromkeys(value for value, _ in members if value.is_constant))
