@@ -1,0 +1,57 @@
+"""Bringing the output types of a single node up to date."""
+
+from __future__ import annotations
+
+import itertools
+
+from graphopt.errors import ShapeError
+from graphopt.ir import UNKNOWN, DType, Node, TensorType, Value, ValueType
+from graphopt.ops.record import record_of
+
+
+def infer_node(node: Node) -> list[Value]:
+    """Recomputes the types and contents of one node's outputs; returns the outputs that changed."""
+    record = record_of(node)
+    if record is None or record.infer is None:
+        return []
+    try:
+        types = record.infer(node)
+        contents = record.evaluate(node) if record.evaluate else ()
+    except ShapeError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ShapeError(
+            f"inputs or attributes of {node.op} are not as its definition has them ({type(error).__name__}: {error})",
+            where=node.describe(),
+            hint="check the number of inputs and the attributes",
+        ) from error
+    changed = []
+    for value, new in itertools.zip_longest(node.outputs, types):
+        if value is None or new is None:
+            continue
+        merged = merge(value.type, new, node)
+        if merged != value.type:
+            value.type = merged
+            changed.append(value)
+    for value, known in zip(node.outputs, contents, strict=False):
+        before = value.known
+        value.known = known
+        if value.known is not before and value not in changed:
+            changed.append(value)
+    return changed
+
+
+def merge(old: ValueType, new: ValueType, node: Node) -> ValueType:
+    """The better of a type that was there and the one that a rule gives: the rule wins wherever it knows."""
+    if not isinstance(new, TensorType):
+        return new
+    if not isinstance(old, TensorType):
+        return new if new != UNKNOWN else old
+    dtype = new.dtype if new.dtype is not DType.UNDEFINED else old.dtype
+    if new.shape is None:
+        return TensorType(dtype, old.shape, new.sparse)
+    if old.shape is None or len(old.shape) != len(new.shape):
+        return TensorType(dtype, new.shape, new.sparse)
+    return TensorType(
+        dtype, tuple(o if n is None else n for n, o in zip(new.shape, old.shape, strict=True)), new.sparse
+    )
