@@ -8,11 +8,12 @@ most graphs have none and importing it takes as long as loading a small model.
 from __future__ import annotations
 
 import ast
+import keyword
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
 Dim: TypeAlias = Union[int, "sympy.Expr", None]
 Shape: TypeAlias = tuple[Dim, ...]
@@ -29,14 +30,18 @@ def normalise(dim: Any) -> Dim:
     """Turns an int-like, a name, a sympy expression or ``None`` into a canonical `Dim`.
 
     Integer-valued expressions become ``int`` so that ``dim == 4`` and ``isinstance(dim, int)`` can be trusted.
+    Raises ValueError for a number that is not whole.
     """
     if dim is None or type(dim) is int:
         return dim
     if isinstance(dim, str):
         return parse_dim(dim)
-    if getattr(dim, "is_Integer", False) or not hasattr(dim, "free_symbols"):
-        return int(dim)
-    return dim  # type: ignore[no-any-return]
+    if not getattr(dim, "is_Integer", False) and hasattr(dim, "free_symbols"):
+        return dim
+    number = int(dim)
+    if number != dim:
+        raise ValueError(f"a dimension must be a whole number, not {dim}")
+    return number
 
 
 def is_symbolic(dim: Dim) -> bool:
@@ -59,7 +64,7 @@ def product(dims: Iterable[Dim]) -> Dim:
         elif isinstance(dim, int) and isinstance(total, int):
             total *= dim
         else:
-            total = normalise(total * dim)
+            total = mul(total, dim)
     if unknown and total != 0:
         return None
     return total
@@ -110,14 +115,14 @@ def same(a: Dim, b: Dim) -> bool:
         return False
     if isinstance(a, int) or isinstance(b, int):
         return bool(a == b)
-    return a == b or (a - b).expand() == 0
+    return bool(a == b or (a - b).expand() == 0)
 
 
 def substitute(dim: Dim, binding: Mapping[str, int]) -> Dim:
     """Replaces named sizes by the numbers in `binding`."""
     if dim is None or isinstance(dim, int):
         return dim
-    return normalise(dim.subs({symbol(name): value for name, value in binding.items()}))
+    return normalise(dim.subs({s: binding[s.name] for s in dim.free_symbols if s.name in binding}))
 
 
 def free_names(dim: Dim) -> set[str]:
@@ -133,7 +138,7 @@ def format_dim(dim: Dim) -> str:
         return "?"
     if isinstance(dim, int):
         return str(dim)
-    odd = {s: _quoted(str(s)) for s in dim.free_symbols if not str(s).isidentifier()}
+    odd = {s: _quoted(str(s)) for s in dim.free_symbols if not _is_plain(str(s))}
     if not odd:
         return str(dim)
     if dim.is_Symbol:
@@ -143,24 +148,32 @@ def format_dim(dim: Dim) -> str:
     return str(dim.subs({s: sympy.Symbol(text) for s, text in odd.items()}))
 
 
+def _is_plain(name: str) -> bool:
+    # Python's parser folds letters outside ASCII and refuses keywords.
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+
+
 def _quoted(name: str) -> str:
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + name.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 
 def parse_dim(text: str) -> Dim:
     """Reads what `format_dim` writes, and any ONNX ``dim_param``.
 
     Only arithmetic over names is read (never Python's or sympy's ``eval``); any other text is taken as a name.
+    A negative number, which some exporters write, says that the dimension is unknown.
     """
     if text == "?" or not text:
         return None
     if text.isidentifier():
         return symbol(text)
     try:
-        tree = ast.parse(text, mode="eval").body
-        return normalise(_evaluate(tree))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        dim = normalise(_evaluate(ast.parse(text, mode="eval").body))
+    except (ArithmeticError, SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         return symbol(text)
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return dim
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
@@ -176,6 +189,9 @@ def _functions() -> dict[str, Callable[..., Any]]:
     }
 
 
+# A number beyond this is no extent; a tower of powers would take forever to compute.
+_MAX_BITS = 128
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -186,6 +202,13 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 def _evaluate(tree: ast.expr) -> Any:
+    result = _evaluate_node(tree)
+    if result.is_Integer and result.p.bit_length() > _MAX_BITS:
+        raise ValueError("too large for a dimension")
+    return result
+
+
+def _evaluate_node(tree: ast.expr) -> Any:
     import sympy
 
     match tree:
@@ -198,7 +221,10 @@ def _evaluate(tree: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand)
         case ast.BinOp(left=left, op=ast.Div(), right=right):
-            return _evaluate(left) / _evaluate(right)
+            divisor = _evaluate(right)
+            if divisor.is_zero:
+                raise ValueError("division by zero")
+            return _evaluate(left) / divisor
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= 16:
             return _evaluate(left) ** power
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:

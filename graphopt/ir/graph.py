@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from graphopt.ir.journal import Journal, Undo
+from graphopt.ir import uses
+from graphopt.ir.journal import Metadata, Undo, journalled, metadata_property
 from graphopt.ir.node import Attribute, Node, Origin
-from graphopt.ir.signature import ModelInfo, Signature
+from graphopt.ir.scope import Scope
+from graphopt.ir.signature import Signature
 from graphopt.ir.types import UNKNOWN, DType, TensorType, ValueType
+from graphopt.ir.uses import captured
 from graphopt.ir.value import Parameter, Use, Value
 
 if TYPE_CHECKING:
     import networkx
 
-# Distance between the order numbers of neighbours: room for 48 halvings before a renumbering.
-_GAP = 1 << 48
 
-
-class Graph:
+class Graph(Scope):
     """A network, or the body of a control-flow operator.
 
     Inputs and outputs are ordered; outputs have names of their own (``output_names``), so that a rewrite never loses
@@ -39,23 +38,30 @@ class Graph:
         metadata: ONNX ``metadata_props`` of the graph.
     """
 
+    if TYPE_CHECKING:
+        name: str
+        signature: Signature | None
+        doc: str
+        metadata: dict[str, str]
+    else:
+        name = journalled("_name")
+        signature = journalled("_signature")
+        doc = journalled("_doc")
+        metadata = metadata_property()
+
     def __init__(self, name: str = "main") -> None:
-        self.name = name
-        self.owner: Node | None = None
-        self.model = ModelInfo()
-        self.signature: Signature | None = None
-        self.doc = ""
-        self.metadata: dict[str, str] = {}
+        super().__init__()
+        self._name = name
+        self._signature: Signature | None = None
+        self._doc = ""
+        self._metadata: Metadata | None = None
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
         self._output_names: list[str] = []
-        self._constants: dict[Value, None] = {}
-        self._first: Node | None = None
-        self._last: Node | None = None
-        self._length = 0
-        self._version = 0
-        self._dirty: dict[Node, None] = {}
-        self._journal: Journal | None = None
+        # Each with its place in the order of addition, to which a rollback brings it back.
+        self._constants: dict[Value, int] = {}
+        self._next_constant = 0
+        self._constants_sorted = True
 
     # -- walking
 
@@ -74,73 +80,41 @@ class Graph:
     @property
     def constants(self) -> Collection[Value]:
         """The values that hold data, in order of addition."""
+        if not self._constants_sorted:
+            self._constants = dict(sorted(self._constants.items(), key=lambda item: item[1]))
+            self._constants_sorted = True
         return self._constants.keys()
 
     @property
     def parameters(self) -> list[Value]:
         """The constants that were parameters or buffers of a module."""
-        return [value for value in self._constants if value.parameter is not None]
-
-    @property
-    def nodes(self) -> Iterator[Node]:
-        """The nodes of this graph in topological order. Inserting and erasing while iterating is safe."""
-        return self._walk_from(self._first, forward=True)
-
-    def __iter__(self) -> Iterator[Node]:
-        return self.nodes
-
-    def __reversed__(self) -> Iterator[Node]:
-        return self._walk_from(self._last, forward=False)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __bool__(self) -> bool:
-        return True
-
-    def _walk_from(self, node: Node | None, forward: bool) -> Iterator[Node]:
-        # An erased node keeps its stale links, which lead back to a node that is still there.
-        while node is not None:
-            following = node._next if forward else node._prev
-            if node.graph is self:
-                yield node
-                if node.graph is self:
-                    following = node._next if forward else node._prev
-            node = following
+        return [value for value in self.constants if value.parameter is not None]
 
     def walk(self) -> Iterator[Node]:
         """The nodes of this graph and of all bodies inside it; a node comes before its bodies."""
-        for node in self.nodes:
+        stack = [self.nodes]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                continue
             yield node
-            for body in node.bodies:
-                yield from body.walk()
+            stack.extend(body.nodes for body in reversed(node.bodies))
 
     def graphs(self) -> Iterator[Graph]:
         """This graph and all bodies inside it."""
-        yield self
-        for node in self.nodes:
-            for body in node.bodies:
-                yield from body.graphs()
+        stack = [self]
+        while stack:
+            graph = stack.pop()
+            yield graph
+            stack.extend(reversed([body for node in graph.nodes for body in node.bodies]))
 
     def values(self) -> Iterator[Value]:
         """Inputs, constants and node outputs of this graph (not of its bodies)."""
         yield from self._inputs
-        yield from self._constants
+        yield from self.constants
         for node in self.nodes:
             yield from node.outputs
-
-    @property
-    def root(self) -> Graph:
-        """The outermost graph around this one."""
-        graph = self
-        while graph.owner is not None and graph.owner.graph is not None:
-            graph = graph.owner.graph
-        return graph
-
-    @property
-    def version(self) -> int:
-        """A number that grows with every edit anywhere in the outermost graph."""
-        return self.root._version
 
     # -- inputs, outputs, constants
 
@@ -149,33 +123,31 @@ class Graph:
         name: str,
         type: ValueType = UNKNOWN,
         *,
-        default: torch.Tensor | None = None,
+        default: torch.Tensor | np.ndarray | None = None,
         index: int | None = None,
     ) -> Value:
         """Adds a graph input; `default` makes it an overridable initializer."""
         value = Value(type, name, default)
-        value.graph, value.is_input = self, True
-        self._inputs.insert(len(self._inputs) if index is None else index, value)
-        self._changed(lambda: self._drop_input(value))
+        value.is_input = True
+        self._link_input(len(self._inputs) if index is None else index, value)
         return value
 
-    def _drop_input(self, value: Value) -> None:
-        self._inputs.remove(value)
-        value.graph = None
-
     def remove_input(self, value: Value) -> None:
-        """Removes an input that nothing reads. Raises ValueError when something does."""
+        """Removes an input that nothing reads. Raises ValueError when something does, or it is no input."""
         if value.uses:
             raise ValueError(f"{value} is still used")
+        self._unlink_input(value)
+
+    def _link_input(self, index: int, value: Value) -> None:
+        self._inputs.insert(index, value)
+        value.graph = value._home = self
+        self._changed(lambda: self._unlink_input(value))
+
+    def _unlink_input(self, value: Value) -> None:
         index = self._inputs.index(value)
         del self._inputs[index]
         value.graph = None
-
-        def undo() -> None:
-            self._inputs.insert(index, value)
-            value.graph = self
-
-        self._changed(undo)
+        self._changed(lambda: self._link_input(index, value))
 
     def add_output(self, value: Value, name: str = "") -> None:
         """Returns `value` under `name` (its own label by default)."""
@@ -183,7 +155,7 @@ class Graph:
         self._outputs.append(value)
         self._output_names.append(name or value.name or f"output_{index}")
         value._uses[Use(self, index)] = None
-        self._changed(self._drop_output)
+        self._outputs_changed(self._drop_output)
 
     def _drop_output(self) -> None:
         index = len(self._outputs) - 1
@@ -192,24 +164,32 @@ class Graph:
         self._output_names.pop()
 
     def set_outputs(self, values: Sequence[Value], names: Sequence[str]) -> None:
-        """Replaces the whole list of outputs."""
-        old, old_names = list(self._outputs), list(self._output_names)
+        """Replaces the whole list of outputs. Raises ValueError unless there is one name for each value."""
+        if len(values) != len(names):
+            raise ValueError(f"{len(values)} outputs with {len(names)} names")
+        old, old_names = self._outputs, self._output_names
         for index, value in enumerate(old):
-            del value._uses[Use(self, index)]
+            value._uses.pop(Use(self, index), None)
         self._outputs, self._output_names = list(values), list(names)
         for index, value in enumerate(self._outputs):
             value._uses[Use(self, index)] = None
-        self._changed(lambda: self.set_outputs(old, old_names))
+        self._outputs_changed(lambda: self.set_outputs(old, old_names))
 
     def set_input(self, index: int, value: Value) -> None:
         """Returns `value` as output `index` (a graph reads its outputs as a node reads its inputs)."""
+        if index < 0:
+            index += len(self._outputs)
         old = self._outputs[index]
         if old is value:
             return
-        del old._uses[Use(self, index)]
+        old._uses.pop(Use(self, index), None)
         self._outputs[index] = value
         value._uses[Use(self, index)] = None
-        self._changed(lambda: self.set_input(index, old))
+        self._outputs_changed(lambda: self.set_input(index, old))
+
+    def _outputs_changed(self, undo: Undo) -> None:
+        self._changed(undo)
+        self.root._mark(self)
 
     def add_constant(
         self,
@@ -226,26 +206,33 @@ class Graph:
             name: label; the parameter's name by default.
             parameter: what it was in its module.
             dtype: element type where the tensor's dtype does not tell it (int4 carried as int8, ...).
+
+        Raises:
+            ValueError: a `Value` that holds no data, or is part of a graph already.
         """
         if isinstance(data, Value):
             value = data
+            if value.graph is not None or value.producer is not None or not value.is_constant:
+                raise ValueError(f"{value} is no detached constant")
         elif isinstance(data, torch.Tensor):
             kind = TensorType.of(data) if dtype is None else TensorType(dtype, tuple(data.shape))
             value = Value(kind, name or (parameter.name if parameter else ""), data, parameter)
         else:
             value = Value(TensorType(DType.STRING, tuple(data.shape)), name, data, parameter)
-        self._link_constant(value)
+        self._link_constant(value, self._next_constant)
+        self._next_constant += 1
         return value
 
-    def _link_constant(self, value: Value) -> None:
-        value.graph = self
-        self._constants[value] = None
+    def _link_constant(self, value: Value, place: int) -> None:
+        value.graph = value._home = self
+        self._constants[value] = place
+        self._constants_sorted &= place == self._next_constant
         self._changed(lambda: self._unlink_constant(value))
 
     def _unlink_constant(self, value: Value) -> None:
-        del self._constants[value]
+        place = self._constants.pop(value)
         value.graph = None
-        self._changed(lambda: self._link_constant(value))
+        self._changed(lambda: self._link_constant(value, place))
 
     def remove_constant(self, value: Value) -> None:
         """Removes a constant that nothing reads. Raises ValueError when something does."""
@@ -272,12 +259,18 @@ class Graph:
         return self._link(node, self._last, None)
 
     def insert_before(self, anchor: Node, node: Node) -> Node:
-        """Links a detached node in before `anchor`; O(1)."""
+        """Links a detached node in before `anchor`; O(1). Raises ValueError when `anchor` is not in this graph."""
+        self._check_anchor(anchor)
         return self._link(node, anchor._prev, anchor)
 
     def insert_after(self, anchor: Node, node: Node) -> Node:
-        """Links a detached node in after `anchor`; O(1)."""
+        """Links a detached node in after `anchor`; O(1). Raises ValueError when `anchor` is not in this graph."""
+        self._check_anchor(anchor)
         return self._link(node, anchor, anchor._next)
+
+    def _check_anchor(self, anchor: Node) -> None:
+        if anchor.graph is not self:
+            raise ValueError(f"{anchor.describe()} is not in graph '{self.name}'")
 
     def prepend(self, node: Node) -> Node:
         """Links a detached node in at the beginning."""
@@ -285,6 +278,8 @@ class Graph:
 
     def erase(self, node: Node) -> None:
         """Removes a node whose outputs nothing reads. Raises ValueError when something does."""
+        if node.graph is not self:
+            raise ValueError(f"{node.describe()} is not in graph '{self.name}'")
         for value in node.outputs:
             if value.uses:
                 raise ValueError(f"cannot erase {node}: {value} is still used")
@@ -293,53 +288,30 @@ class Graph:
     def _link(self, node: Node, before: Node | None, after: Node | None) -> Node:
         if node.graph is not None:
             raise ValueError(f"{node} is linked into a graph already")
-        node.graph = self
-        node._prev, node._next = before, after
-        if before is None:
-            self._first = node
-        else:
-            before._next = node
-        if after is None:
-            self._last = node
-        else:
-            after._prev = node
-        self._length += 1
-        self._number(node)
+        node.graph = node._home = self
+        self._splice_in(node, before, after)
         for value in node.outputs:
             value.graph = self
-        _register_uses(node)
+        uses.register(node)
         self._changed(lambda: self._unlink(node))
-        self.root._dirty[node] = None
+        root = self.root
+        root._mark(node)
+        for body in node.bodies:
+            root._take_marks_of(body)
         return node
 
     def _unlink(self, node: Node) -> None:
         before, after = node._prev, node._next
-        if before is None:
-            self._first = after
-        else:
-            before._next = after
-        if after is None:
-            self._last = before
-        else:
-            after._prev = before
-        self._length -= 1
-        self.root._dirty.pop(node, None)
-        _drop_uses(node)
+        self._splice_out(node)
+        uses.drop(node)
+        self.root._unmark(node)
         node.graph = None
         for value in node.outputs:
             value.graph = None
-        self._changed(lambda: self._link(node, before, after))
+        self._changed(lambda: self._relink(node, before, after))
 
-    def _number(self, node: Node) -> None:
-        before, after = node._prev, node._next
-        low = before._order if before is not None else (after._order - 2 * _GAP if after is not None else 0)
-        if after is None:
-            node._order = low + _GAP
-        elif after._order - low > 1:
-            node._order = (low + after._order) // 2
-        else:
-            for position, each in enumerate(self._walk_from(self._first, forward=True)):
-                each._order = position * _GAP
+    def _relink(self, node: Node, before: Node | None, after: Node | None) -> None:
+        self._link(node, before, after)
 
     def sweep(self, candidates: Iterable[Value]) -> int:
         """Erases what produces `candidates` where nothing reads it, and so on upwards. Returns the nodes erased."""
@@ -361,52 +333,6 @@ class Graph:
             erased += 1
             stack.extend(read)
         return erased
-
-    # -- edits: journal, versions, dirty nodes
-
-    def _changed(self, undo: Undo) -> None:
-        root = self.root
-        root._version += 1
-        if root._journal is not None:
-            root._journal.record(undo)
-
-    def _log(self, undo: Undo) -> None:
-        self._version += 1
-        if self._journal is not None:
-            self._journal.record(undo)
-
-    def _mark(self, user: Node | Graph) -> None:
-        """Notes that the types of what `user` produces may have changed."""
-        if isinstance(user, Node):
-            self._dirty[user] = None
-        elif user.owner is not None:
-            self._dirty[user.owner] = None
-
-    def take_dirty(self) -> list[Node]:
-        """The nodes whose output types may be out of date; the list is handed over and starts anew."""
-        dirty = [node for node in self._dirty if node.graph is not None]
-        self._dirty = {}
-        return dirty
-
-    @contextmanager
-    def transaction(self) -> Iterator[Journal]:
-        """Records every edit; an exception inside the block undoes them all, as does ``journal.rollback()``.
-
-        Transactions nest: an inner one that ends well joins the outer one.
-        """
-        root = self.root
-        outer = root._journal
-        journal = root._journal = Journal()
-        try:
-            yield journal
-        except BaseException:
-            root._journal = None
-            journal.rollback()
-            raise
-        finally:
-            root._journal = outer
-        if outer is not None:
-            outer.extend(journal)
 
     # -- copies and views
 
@@ -435,43 +361,6 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<Graph '{self.name}': {len(self)} nodes, {len(self._inputs)} inputs, {len(self._outputs)} outputs>"
-
-
-def captured(node: Node) -> list[Value]:
-    """The values of surrounding graphs that the bodies of `node` read, each once."""
-    bodies = node.bodies
-    if not bodies:
-        return []
-    inside = {graph for body in bodies for graph in body.graphs()}
-    found: dict[Value, None] = {}
-    for graph in inside:
-        read = [v for n in graph.nodes for v in n.inputs if v is not None]
-        for value in [*read, *graph.outputs]:
-            if value.graph not in inside:
-                found[value] = None
-    return list(found)
-
-
-def _register_uses(node: Node) -> None:
-    for index, value in enumerate(node.inputs):
-        if value is not None:
-            value._uses[Use(node, index)] = None
-    for body in node.bodies:
-        for inner in body.nodes:
-            _register_uses(inner)
-        for index, value in enumerate(body.outputs):
-            value._uses[Use(body, index)] = None
-
-
-def _drop_uses(node: Node) -> None:
-    for index, value in enumerate(node.inputs):
-        if value is not None:
-            value._uses.pop(Use(node, index), None)
-    for body in node.bodies:
-        for inner in body.nodes:
-            _drop_uses(inner)
-        for index, value in enumerate(body.outputs):
-            value._uses.pop(Use(body, index), None)
 
 
 __all__ = ["Graph", "captured"]

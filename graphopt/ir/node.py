@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from graphopt.ir.journal import Metadata, Undo, journalled, metadata_property
+from graphopt.ir.nodelist import NodeList
+from graphopt.ir.uses import drop_captured, register_captured
 from graphopt.ir.value import Use, Value
 
 if TYPE_CHECKING:
@@ -60,31 +63,48 @@ class Attributes(MutableMapping[str, Attribute]):
 
     def __init__(self, node: Node, items: Mapping[str, Attribute]) -> None:
         self._node = node
-        self._items: dict[str, Attribute] = {}
-        for name, value in items.items():
-            self._items[name] = self._adopt(value)
+        self._items: dict[str, Attribute] = {name: _frozen(value) for name, value in items.items()}
+        for body in _graphs_in(self._items):
+            self._adopt(body)
 
-    def _adopt(self, value: Attribute) -> Attribute:
-        from graphopt.ir.graph import Graph
+    def _adopt(self, body: Graph) -> None:
+        node, previous = self._node, body.owner
+        if previous is node:
+            return
+        body.owner = node
+        keeper = previous._keeper if previous is not None else None
+        if previous is not None and keeper is not None:
+            keeper._log(lambda: _give_back(body, previous))
 
-        if isinstance(value, list):
-            value = tuple(value)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, Graph):
-                item.owner = self._node
-        return value
+    def _swap(self, items: dict[str, Attribute]) -> None:
+        """Replaces all attributes: the one primitive edit, which undoes itself."""
+        node, old = self._node, self._items
+        before, after = _graphs_in(old), _graphs_in(items)
+        gone = [body for body in before if body.owner is node and body not in after]
+        come = [body for body in after if body.owner is not node]
+        if node.graph is not None:
+            drop_captured(gone)
+        for body in gone:
+            body.owner = None
+        self._items = items
+        for body in come:
+            self._adopt(body)
+        if node.graph is not None:
+            register_captured(come)
+            for body in come:
+                node.graph.root._take_marks_of(body)
+        node._edited(lambda: self._swap(old))
 
     def __getitem__(self, name: str) -> Attribute:
         return self._items[name]
 
     def __setitem__(self, name: str, value: Attribute) -> None:
-        value = self._adopt(value)
-        self._node._record_attribute(name)
-        self._items[name] = value
+        self._swap({**self._items, name: _frozen(value)})
 
     def __delitem__(self, name: str) -> None:
-        self._node._record_attribute(name)
-        del self._items[name]
+        items = dict(self._items)
+        del items[name]
+        self._swap(items)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
@@ -96,6 +116,29 @@ class Attributes(MutableMapping[str, Attribute]):
         return repr(self._items)
 
 
+def _frozen(value: Attribute) -> Attribute:
+    # An empty tuple is kept as it is: `EmptyList` is one that knows more.
+    return (
+        tuple(_frozen(item) for item in value) if isinstance(value, list) or (type(value) is tuple and value) else value
+    )
+
+
+def _graphs_in(items: Mapping[str, Attribute]) -> list[Graph]:
+    found: list[Any] = []
+    for value in items.values():
+        if isinstance(value, NodeList):
+            found.append(value)
+        elif isinstance(value, tuple):
+            found.extend(item for item in value if isinstance(item, NodeList))
+    return found
+
+
+def _give_back(body: Graph, owner: Node) -> None:
+    body.owner = owner
+    if owner.graph is not None:
+        register_captured([body])
+
+
 class Node:
     """One application of an operator: inputs in, attributes fixed, outputs out.
 
@@ -103,13 +146,34 @@ class Node:
         op: operator name in the vocabulary (ONNX's names).
         domain: dialect; ``""`` is standard ONNX, ``"aten"`` torch operators without a counterpart.
         overload: overload of a model-local function or ``aten`` operator.
+        name: label; need not be unique.
+        doc: documentation string.
+        metadata: ONNX ``metadata_props``.
+        origin: where the node came from.
         graph: the graph that the node is linked into; ``None`` while detached.
     """
 
-    __slots__ = (
-        "__weakref__", "_inputs", "_next", "_order", "_origin", "_outputs", "_prev",
-        "attributes", "doc", "domain", "graph", "metadata", "name", "op", "overload",
-    )  # fmt: skip
+    # A type checker sees plain attributes where at run time a property over a slot journals assignments.
+    if TYPE_CHECKING:
+        op: str
+        domain: str
+        overload: str
+        name: str
+        doc: str
+        origin: Origin
+        metadata: dict[str, str]
+    else:
+        __slots__ = (
+            "__weakref__", "_doc", "_domain", "_home", "_inputs", "_metadata", "_name", "_next", "_op", "_order",
+            "_origin", "_outputs", "_overload", "_prev", "attributes", "graph",
+        )  # fmt: skip
+        op = journalled("_op")
+        domain = journalled("_domain")
+        overload = journalled("_overload")
+        name = journalled("_name")
+        doc = journalled("_doc")
+        origin = journalled("_origin")
+        metadata = metadata_property()
 
     def __init__(
         self,
@@ -123,13 +187,14 @@ class Node:
         name: str = "",
         origin: Origin | None = None,
     ) -> None:
-        self.op = op
-        self.domain = domain
-        self.overload = overload
-        self.name = name
-        self.doc = ""
-        self.metadata: dict[str, str] = {}
+        self._op = op
+        self._domain = domain
+        self._overload = overload
+        self._name = name
+        self._doc = ""
+        self._metadata: Metadata | None = None
         self.graph: Graph | None = None
+        self._home: Graph | None = None  # the graph that the node is in, or was in last
         self._origin = origin or Origin()
         self._prev: Node | None = None
         self._next: Node | None = None
@@ -170,64 +235,41 @@ class Node:
 
     def set_input(self, index: int, value: Value | None) -> None:
         """Reads `value` at `index`; O(1)."""
+        if index < 0:
+            index += len(self._inputs)
         old = self._inputs[index]
         if old is value:
             return
-        graph = self.graph
-        if graph is not None:
+        if self.graph is not None:
             if old is not None:
-                del old._uses[Use(self, index)]
+                old._uses.pop(Use(self, index), None)
             if value is not None:
                 value._uses[Use(self, index)] = None
-            root = graph.root
-            root._log(lambda: self.set_input(index, old))
-            root._mark(self)
         self._inputs[index] = value
+        self._edited(lambda: self.set_input(index, old))
 
     def set_inputs(self, values: Sequence[Value | None]) -> None:
         """Replaces the whole input list, which may change in length."""
-        old = list(self._inputs)
-        graph = self.graph
-        if graph is None:
-            self._inputs = list(values)
-            return
-        for index, value in enumerate(old):
-            if value is not None:
-                del value._uses[Use(self, index)]
-        self._inputs = list(values)
-        for index, value in enumerate(self._inputs):
-            if value is not None:
-                value._uses[Use(self, index)] = None
-        root = graph.root
-        root._log(lambda: self.set_inputs(old))
-        root._mark(self)
+        old, new = self._inputs, list(values)
+        if self.graph is not None:
+            for index, value in enumerate(old):
+                if value is not None:
+                    value._uses.pop(Use(self, index), None)
+            for index, value in enumerate(new):
+                if value is not None:
+                    value._uses[Use(self, index)] = None
+        self._inputs = new
+        self._edited(lambda: self.set_inputs(old))
 
     @property
     def bodies(self) -> list[Graph]:
         """The graphs held in attributes (If branches, Loop and Scan bodies)."""
-        from graphopt.ir.graph import Graph
+        items = self.attributes._items
+        return _graphs_in(items) if items else []
 
-        if not self.attributes._items:
-            return []
-        found = []
-        for value in self.attributes._items.values():
-            for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, Graph):
-                    found.append(item)
-        return found
-
-    # -- provenance
-
-    @property
-    def origin(self) -> Origin:
-        return self._origin
-
-    @origin.setter
-    def origin(self, new: Origin) -> None:
-        old = self._origin
-        if self.graph is not None:
-            self.graph.root._log(lambda: setattr(self, "_origin", old))
-        self._origin = new
+    def _owned_bodies(self) -> list[Graph]:
+        # A body that was handed to another node is no longer this one's business.
+        return [body for body in self.bodies if body.owner is self]
 
     # -- order
 
@@ -245,22 +287,18 @@ class Node:
 
     # -- bookkeeping
 
-    def _record_attribute(self, name: str) -> None:
-        if self.graph is None:
+    @property
+    def _keeper(self) -> Graph | None:
+        """The outermost graph around the node, or around the place it was erased from; it keeps the journal."""
+        return None if self._home is None else self._home._keeper
+
+    def _edited(self, undo: Undo) -> None:
+        keeper = self._keeper
+        if keeper is None:
             return
-        items = self.attributes._items
-        missing = name not in items
-        old = items.get(name)
-        root = self.graph.root
-
-        def undo() -> None:
-            if missing:
-                items.pop(name, None)
-            else:
-                items[name] = old
-
-        root._log(undo)
-        root._mark(self)
+        keeper._log(undo)
+        if self.graph is not None:
+            self.graph.root._mark(self)
 
     def describe(self) -> str:
         """A short text that lets a person find the node: operator, name, module path or source."""

@@ -45,6 +45,7 @@ class ModelInfo:
         domains: versions of the custom domains in use.
         functions: serialized ``FunctionProto`` of the model-local functions.
         metadata: ``metadata_props``.
+        rest: serialized ``ModelProto`` of what has no place here (training information, device configurations).
     """
 
     ir_version: int = 0
@@ -57,3 +58,4 @@ class ModelInfo:
     domains: dict[str, int] = field(default_factory=dict)
     functions: tuple[bytes, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    rest: bytes = b""

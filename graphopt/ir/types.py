@@ -11,9 +11,11 @@ import torch
 
 from graphopt.ir.dims import Dim, Shape, format_dim, is_static, normalise, product
 
+_TorchDType: TypeAlias = torch.dtype  # inside `DType`, ``torch`` is a property
+
 
 class DType(enum.IntEnum):
-    """Element types, numbered as ONNX's ``TensorProto.DataType`` so that attributes such as Cast's ``to`` read as one."""
+    """Element types, numbered as ONNX's ``TensorProto.DataType``: attributes such as Cast's ``to`` read as one."""
 
     UNDEFINED = 0
     FLOAT32 = 1
@@ -52,7 +54,7 @@ class DType(enum.IntEnum):
         return cls[name.upper()]
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> _TorchDType:
         """The torch dtype that carries the elements.
 
         Types narrower than a byte have no usable torch dtype: their elements are carried unpacked, one to a byte
@@ -61,7 +63,7 @@ class DType(enum.IntEnum):
         return _TO_TORCH[self]
 
     @classmethod
-    def of(cls, dtype: torch.dtype) -> DType:
+    def of(cls, dtype: _TorchDType) -> DType:
         """The element type of a torch dtype. Raises KeyError for quantized and other exotic dtypes."""
         return _FROM_TORCH[dtype]
 
@@ -102,12 +104,13 @@ _TO_TORCH: dict[DType, torch.dtype] = {
     DType.UINT4: torch.uint8,
     DType.INT4: torch.int8,
     DType.FLOAT4E2M1: torch.float32,
-    DType.FLOAT8E8M0: torch.float8_e8m0fnu if hasattr(torch, "float8_e8m0fnu") else torch.uint8,
+    DType.FLOAT8E8M0: getattr(torch, "float8_e8m0fnu", torch.uint8),  # torch 2.7
     DType.UINT2: torch.uint8,
     DType.INT2: torch.int8,
 }
 _SUB_BYTE = {DType.UINT4: 4, DType.INT4: 4, DType.FLOAT4E2M1: 4, DType.UINT2: 2, DType.INT2: 2}
-_FROM_TORCH = {carrier: dtype for dtype, carrier in _TO_TORCH.items() if dtype not in _SUB_BYTE}
+# The first type of a carrier is its own; the others borrow it.
+_FROM_TORCH = {carrier: dtype for dtype, carrier in reversed(_TO_TORCH.items())}
 _BITS = {d: _SUB_BYTE.get(d, 8 * _TO_TORCH[d].itemsize if d in _TO_TORCH else 0) for d in DType}
 _INTEGERS = frozenset(d for d in DType if d.name.startswith(("INT", "UINT")))
 _FLOATS = frozenset(d for d in DType if d.name.startswith(("FLOAT", "BFLOAT")))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from graphopt.ir.dims import Shape
+from graphopt.ir.journal import Metadata, journalled, metadata_property
+from graphopt.ir.nodelist import NodeList
 from graphopt.ir.types import UNKNOWN, DType, TensorType, ValueType
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Use(NamedTuple):
     """One place where a value is read: input `index` of a node, or output `index` of a graph."""
 
     user: Node | Graph
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not missed
 
 
 class Value:
@@ -53,10 +55,21 @@ class Value:
     recorded in the graph's journal and mark what depends on the value for shape propagation.
     """
 
-    __slots__ = (
-        "__weakref__", "_data", "_known", "_name", "_parameter", "_type", "_uses",
-        "doc", "graph", "index", "is_input", "metadata", "producer",
-    )  # fmt: skip
+    # A type checker sees plain attributes where at run time a property over a slot journals assignments.
+    if TYPE_CHECKING:
+        name: str
+        doc: str
+        parameter: Parameter | None
+        metadata: dict[str, str]
+    else:
+        __slots__ = (
+            "__weakref__", "_data", "_doc", "_home", "_known", "_metadata", "_name", "_parameter", "_type", "_uses",
+            "graph", "index", "is_input", "producer",
+        )  # fmt: skip
+        name = journalled("_name")
+        doc = journalled("_doc")
+        parameter = journalled("_parameter")
+        metadata = metadata_property()
 
     def __init__(
         self,
@@ -75,12 +88,13 @@ class Value:
         self.producer: Node | None = None
         self.index = 0
         self.is_input = False
-        self.doc = ""
-        self.metadata: dict[str, str] = {}
+        self._home: Graph | None = None  # the graph that an input or constant is in, or was in last
+        self._doc = ""
+        self._metadata: Metadata | None = None
 
     @classmethod
     def constant(cls, data: torch.Tensor, name: str = "", dtype: DType | None = None) -> Value:
-        """A constant that shares `data`; `dtype` tells a sub-byte type from its carrier. Add it to a graph to use it."""
+        """A constant that shares `data`, to be added to a graph; `dtype` tells a sub-byte type from its carrier."""
         kind = TensorType.of(data) if dtype is None else TensorType(dtype, tuple(data.shape))
         return cls(kind, name, data)
 
@@ -97,16 +111,6 @@ class Value:
         self._record("_type")
         self._type = new
         self._touch_users()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @name.setter
-    def name(self, new: str) -> None:
-        if new != self._name:
-            self._record("_name")
-            self._name = new
 
     @property
     def data(self) -> torch.Tensor | None:
@@ -130,15 +134,6 @@ class Value:
         return self._data is not None and not self.is_input
 
     @property
-    def parameter(self) -> Parameter | None:
-        return self._parameter
-
-    @parameter.setter
-    def parameter(self, new: Parameter | None) -> None:
-        self._record("_parameter")
-        self._parameter = new
-
-    @property
     def known(self) -> Known | None:
         """Contents of a small integer tensor as an object array of `Dim`, as far as shape propagation found them."""
         return self._known
@@ -160,7 +155,7 @@ class Value:
 
     @property
     def shape(self) -> Shape | None:
-        """The shape, or ``None`` when the rank is unknown. Dimensions are `Dim`: symbolic ones are sympy expressions."""
+        """The shape, or ``None`` when the rank is unknown. Symbolic dimensions are sympy expressions."""
         return self.tensor_type.shape
 
     @property
@@ -181,16 +176,12 @@ class Value:
     @property
     def users(self) -> list[Node]:
         """The distinct nodes that read this value."""
-        from graphopt.ir.node import Node
-
-        return list(dict.fromkeys(use.user for use in self._uses if isinstance(use.user, Node)))
+        return list(dict.fromkeys(use.user for use in self._uses if not isinstance(use.user, NodeList)))
 
     @property
     def is_output(self) -> bool:
         """True when a graph returns this value."""
-        from graphopt.ir.node import Node
-
-        return any(not isinstance(use.user, Node) for use in self._uses)
+        return any(isinstance(use.user, NodeList) for use in self._uses)
 
     def replace_uses(self, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         """Makes every reader of this value (or those for which `where` holds) read `new` instead; O(uses)."""
@@ -202,10 +193,16 @@ class Value:
 
     # -- bookkeeping
 
+    @property
+    def _keeper(self) -> Graph | None:
+        home = self.graph or (self._home if self.producer is None else self.producer._home)
+        return None if home is None else home._keeper
+
     def _record(self, slot: str) -> None:
-        if self.graph is not None:
+        keeper = self._keeper
+        if keeper is not None:
             old = getattr(self, slot)
-            self.graph.root._log(lambda: setattr(self, slot, old))
+            keeper._log(lambda: setattr(self, slot, old))
 
     def _touch_users(self) -> None:
         if self.graph is None:
