@@ -1,1 +1,5 @@
-"""Passes that train: fine-tuning and distillation."""
+"""Training passes."""
+
+from graphopt.passes.train.finetune import Finetune
+
+__all__ = ["Finetune"]

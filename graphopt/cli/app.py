@@ -1,0 +1,159 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from graphopt.cli import models, tables
+from graphopt.errors import OptionError, nearest
+
+app = typer.Typer(
+    help="A compiler for neural-network graphs: prune, fuse, quantize - torch or ONNX in, torch or ONNX out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console(soft_wrap=False)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file, a torch.export .pt2, package.module:function returning (nn.Module, example args), a graph "
+        "in text form (.txt), or - for an ONNX model on standard input.",
+    ),
+]
+
+
+class Check(enum.StrEnum):
+    """How strictly passes are held to their contracts."""
+
+    strict = "strict"
+    report = "report"
+    off = "off"
+
+
+@app.command()
+def optimize(
+    model: Model,
+    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="Passes: simplify,fuse,prune-channels{ratio=0.5}")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="Where to: .onnx, .pt2, .txt, or - for standard output.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="An .npz file, or a folder of .npy files, one per input.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Opset of the ONNX file; the lowest that does by default.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report: .html or .json.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    check: Annotated[Check, typer.Option(help="Hold every pass to its contract on sample inputs.")] = Check.strict,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+    show: Annotated[bool, typer.Option("--print-diff", help="Print what each pass changed.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Rewrite a model with a pipeline of passes and write it."""
+    from graphopt.pipeline import resolve
+    from graphopt.pipeline.context import Context, no_progress
+    from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, PrintGraph, Reproducer, Verify
+    from graphopt.pipeline.manager import run_pipeline
+    from graphopt.pipeline.progress import rich_progress
+
+    resolve(pipeline)  # what is wrong with it shows before the model is read
+    models.check_output(output)
+    graph = models.read(model)
+    instruments: list[Instrument] = [Verify(), CostDelta(), Reproducer()]
+    if check is not Check.off:
+        instruments.append(Equivalence(tolerance, strict=check is Check.strict))
+    if show:
+        instruments.append(PrintGraph())
+    progress = no_progress if quiet else rich_progress
+    context = Context(graph, str(data) if data is not None else None, seed=seed, progress=progress)
+    result = run_pipeline(graph, pipeline, context, instruments)
+    models.write(graph, output, opset)
+    if report is not None:
+        models.write_report(result, report)
+    if not quiet:
+        Console(stderr=output == "-").print(tables.report_table(result))
+
+
+@app.command()
+def inspect(
+    model: Model,
+    layers: Annotated[bool, typer.Option(help="List every node.")] = True,
+    text: Annotated[bool, typer.Option("--text", help="Print the graph in text form instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
+) -> None:
+    """Show what a model is made of: operators, parameters, MACs, shapes, layer by layer."""
+    graph = models.read(model)
+    if text:
+        print(graph)
+        return
+    if as_json:
+        print(json.dumps(tables.summary(graph), indent=2))
+        return
+    for table in tables.inspect_tables(graph, layers):
+        out.print(table)
+
+
+@app.command()
+def passes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead.")] = False,
+) -> None:
+    """List the passes and aliases that are installed."""
+    if as_json:
+        print(json.dumps(tables.passes_dict(), indent=2))
+        return
+    for table in tables.passes_tables():
+        out.print(table)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A pass, an alias or an operator.")],
+) -> None:
+    """Tell what a pass does, its contract and its options; or what is known of an operator."""
+    from graphopt.ops import find, operators
+    from graphopt.pipeline import all_aliases, all_passes
+
+    known = all_passes()
+    if name in known:
+        out.print(tables.explain_pass(known[name]))
+    elif name in all_aliases():
+        out.print(tables.explain_alias(all_aliases()[name]))
+    elif find(name) is not None:
+        out.print(tables.explain_operator(name))
+    else:
+        names = [*known, *all_aliases(), *(operator.name for operator in operators())]
+        raise OptionError(
+            f"there is no pass, alias or operator '{name}'", hint=nearest(name, names) or "'graphopt passes' lists them"
+        )
+
+
+@app.command()
+def verify(model: Model) -> None:
+    """Check that a model is well formed and that its shapes are consistent."""
+    from graphopt.analysis import propagate_all
+
+    graph = models.read(model)
+    graph.verify()
+    propagate_all(graph)
+    out.print(f"{model}: well formed, {sum(1 for _ in graph.walk())} nodes")
+
+
+@app.command()
+def diff(
+    first: Model,
+    second: Annotated[str, typer.Argument(metavar="MODEL", help="The model to compare with.")],
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+) -> None:
+    """Compare two models: structure, cost, and what they compute on the same inputs. Exit status 1 when they differ."""
+    a, b = models.read(first), models.read(second)
+    table, equal = tables.diff_table(a, b, first, second, tolerance)
+    out.print(table)
+    if not equal:
+        raise typer.Exit(1)

@@ -1,0 +1,143 @@
+"""Reading and writing what the command line names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt.errors import CaptureError, LoadError, SaveError, nearest
+from graphopt.ir import Graph
+
+if TYPE_CHECKING:
+    from graphopt.pipeline import Report
+
+_OUTPUTS = (".onnx", ".pt2", ".txt")
+
+
+def read(spec: str) -> Graph:
+    """Reads a model: see the help of MODEL. Raises LoadError or CaptureError, with one line that says what is wrong."""
+    from graphopt.frontends import from_exported, load
+    from graphopt.ir.text import read_text
+
+    if spec == "-":
+        return load(sys.stdin.buffer.read())
+    path = Path(spec)
+    if path.suffix == ".pt2" and path.exists():
+        return from_exported(path)
+    if path.suffix == ".txt" and path.exists():
+        return read_text(path)
+    if ":" in spec and not path.exists():
+        return _from_function(spec)
+    return load(path)
+
+
+def _from_function(spec: str) -> Graph:
+    from torch import nn
+
+    from graphopt.frontends import capture
+
+    module_name, _, function_name = spec.partition(":")
+    if os.getcwd() not in sys.path:  # a user's own package beside which the command is run
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise LoadError(
+            f"module '{module_name}' cannot be imported ({type(error).__name__}: {error})", where=spec,
+            hint="MODEL is a file, or package.module:function",
+        ) from error  # fmt: skip
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise LoadError(
+            f"module '{module_name}' has no function '{function_name}'", where=spec,
+            hint=nearest(function_name, names) or "name a function that returns (nn.Module, example args)",
+        )  # fmt: skip
+    try:
+        result = function()
+    except Exception as error:  # the user's own function
+        raise CaptureError(f"{function_name}() raised {type(error).__name__}: {error}", where=spec) from error
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
+        raise CaptureError(
+            f"{function_name}() returned {type(result).__name__}", where=spec,
+            hint="return (nn.Module, example args)",
+        )  # fmt: skip
+    arguments = result[1] if isinstance(result[1], tuple) else (result[1],)
+    return capture(result[0], arguments)
+
+
+def check_output(output: str) -> None:
+    """Raises SaveError before any work is done when the output could not be written."""
+    if output == "-":
+        return
+    path = Path(output)
+    if path.suffix not in _OUTPUTS:
+        raise SaveError(f"'{output}' is no kind of file that can be written", hint=f"end it in {', '.join(_OUTPUTS)}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise SaveError(f"there is no folder '{folder}'", where=output, hint="make it first")
+    if not os.access(folder, os.W_OK):
+        raise SaveError(f"folder '{folder}' is not writable", where=output, hint="choose another, or change its mode")
+
+
+def write(graph: Graph, output: str, opset: int | None) -> None:
+    """Writes a graph in the form that the name's ending asks for."""
+    from graphopt.backends import save, to_onnx, to_torch
+    from graphopt.ir.text import write_text
+
+    if output == "-":
+        sys.stdout.buffer.write(to_onnx(graph, opset=opset).SerializeToString())
+        return
+    path = Path(output)
+    if path.suffix == ".onnx":
+        save(graph, path, opset=opset)
+    elif path.suffix == ".txt":
+        write_text(graph, path)
+    else:
+        _write_exported(graph, to_torch(graph), path)
+
+
+def _write_exported(graph: Graph, module: object, path: Path) -> None:
+    import torch
+
+    from graphopt.runtime.samples import example_inputs
+
+    inputs = example_inputs(graph)
+    shapes = {
+        value.name: {
+            dim: torch.export.Dim.AUTO for dim, extent in enumerate(value.shape or ()) if not isinstance(extent, int)
+        }
+        for value in graph.inputs
+    }
+    part = path.with_name(path.stem + ".part.pt2")
+    try:
+        program = torch.export.export(
+            module,  # type: ignore[arg-type]
+            tuple(inputs),
+            dynamic_shapes=tuple(shapes.values()) if any(shapes.values()) else None,
+            strict=False,
+        )
+        torch.export.save(program, part)
+        os.replace(part, path)
+    except Exception as error:  # torch.export raises whatever its tracer raises
+        raise SaveError(
+            f"the rewritten model cannot be exported by torch ({type(error).__name__}: {error})", where=str(path),
+            hint="write .onnx instead",
+        ) from error  # fmt: skip
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Writes a report as .html or .json. Raises SaveError for another ending or a missing folder."""
+    from graphopt.pipeline.html import to_html
+
+    if path.suffix not in (".html", ".json"):
+        raise SaveError(f"'{path}' is no kind of report", where="--report", hint="end it in .html or .json")
+    try:
+        path.write_text(to_html(report) if path.suffix == ".html" else report.to_json(), encoding="utf8")
+    except OSError as error:
+        raise SaveError(f"the report cannot be written: {error.strerror}", where=str(path)) from error

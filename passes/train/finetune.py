@@ -1,0 +1,130 @@
+"""Fine-tuning, with or without a teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from graphopt.backends import to_torch, update_from
+from graphopt.errors import DataError, OptionError, PassError
+from graphopt.ir import Graph
+from graphopt.passes.train.calls import call_flat
+from graphopt.passes.train.losses import classification, distillation
+from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@register("finetune")
+@dataclass(frozen=True)
+class Finetune(Pass):
+    """Train the graph's weights on the run's data and take them back.
+
+    With a teacher the loss is ``alpha * CE(student, labels) + (1 - alpha) * T^2 * KL(teacher || student)``; the teacher
+    comes from Python: ``optimize(graph, "finetune{alpha=0.3}", data, teacher=module)``. Without labels a teacher alone
+    is enough (alpha = 0). Fake-quantized graphs train through the quantization (QAT).
+
+    Attributes:
+        epochs: passes over the data.
+        lr: peak learning rate; it follows a cosine from there to zero.
+        optimizer: "adamw" or "sgd" (with momentum 0.9).
+        weight_decay: decoupled weight decay.
+        alpha: weight of the labels when there is a teacher, from 0 to 1.
+        temperature: softens the teacher's and the student's probabilities.
+        output: number of the graph output that holds the logits.
+        clip: largest norm of the gradient; 0 does not clip.
+    """
+
+    contract: ClassVar[Contract] = Contract.TRAINED
+
+    epochs: int = 10
+    lr: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 1e-4
+    alpha: float = 0.5
+    temperature: float = 4.0
+    output: int = 0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, good, hint in (
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("lr", self.lr > 0, "more than 0"),
+            ("alpha", 0 <= self.alpha <= 1, "from 0 to 1"),
+            ("temperature", self.temperature > 0, "more than 0"),
+        ):
+            if not good:
+                raise OptionError(f"{name} is {getattr(self, name)}", where=f"finetune{{{name}}}", hint=f"give {hint}")
+
+    def run(self, graph: Graph, context: Context) -> Changes:
+        if self.epochs == 0:
+            return Changes(False)
+        if self.output >= len(graph.outputs):
+            raise OptionError(f"there is no output {self.output}", where="finetune{output}", hint="count from 0")
+        student = to_torch(graph)
+        trainable = [p for p in student.parameters() if p.requires_grad]
+        if not trainable:
+            raise PassError("no parameter is trainable", where=self.name, hint="set requires_grad before capturing")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            losses = self._train(student, trainable, graph, context)
+        student.eval()
+        update_from(graph, student)
+        note = f"loss {losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epochs"
+        return Changes(True, counts={"epochs": self.epochs}, notes=(note,), details={"losses": losses})
+
+    def _train(self, student: nn.Module, trainable: list[nn.Parameter], graph: Graph, context: Context) -> list[float]:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = context.options.get("teacher")
+        student.to(device).train()
+        if isinstance(teacher, nn.Module):
+            teacher.to(device).eval()
+        optimizer = self._optimizer(trainable)
+        batches = sum(1 for _ in context.data)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
+        means = []
+        for epoch in context.progress(range(self.epochs), "fine-tuning", self.epochs):
+            total = 0.0
+            for batch in context.data:
+                loss = self._loss(student, graph, _moved(batch, device), teacher, context)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self.clip > 0:
+                    torch.nn.utils.clip_grad_norm_(trainable, self.clip)
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach())
+            if not math.isfinite(total):
+                raise PassError(f"the loss is {total} in epoch {epoch}", where=self.name, hint="lower lr, or clip")
+            means.append(total / batches)
+        student.to("cpu")
+        return means
+
+    def _optimizer(self, trainable: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(trainable, self.lr, momentum=0.9, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(trainable, self.lr, weight_decay=self.weight_decay)
+
+    def _loss(self, student: nn.Module, graph: Graph, batch: Batch, teacher: Any, context: Context) -> torch.Tensor:
+        rule: Loss = context.options.get("loss", classification)
+        logits = call_flat(student, graph, batch.inputs)[self.output]
+        if teacher is None:
+            if batch.labels is None:
+                raise DataError("fine-tuning needs labels or a teacher", where=self.name, hint="give (inputs, labels)")
+            return rule(logits, batch.labels)
+        with torch.no_grad():
+            soft = call_flat(teacher, graph, batch.inputs)[self.output]
+        kl = distillation(logits, soft, self.temperature)
+        if batch.labels is None:
+            return kl
+        return self.alpha * rule(logits, batch.labels) + (1 - self.alpha) * kl
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    labels = None if batch.labels is None else batch.labels.to(device)
+    return Batch(tuple(tensor.to(device) for tensor in batch.inputs), labels)

@@ -1,0 +1,27 @@
+"""Losses for fine-tuning and distillation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Soft-label loss: ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, averaged over the batch.
+
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015. The factor T^2 keeps the gradient's size
+    independent of the temperature.
+
+    Args:
+        student: logits [N, classes].
+        teacher: logits [N, classes].
+        temperature: T, above 0.
+    """
+    log_p = F.log_softmax(student / temperature, dim=-1)
+    log_q = F.log_softmax(teacher / temperature, dim=-1)
+    return F.kl_div(log_p, log_q, log_target=True, reduction="batchmean") * temperature**2
+
+
+def classification(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of logits [N, classes, ...] with integer labels [N, ...] or with class probabilities."""
+    return F.cross_entropy(logits, labels)
