@@ -14,16 +14,16 @@ from graphopt.ir import Attribute, DType, Graph, Node, Origin, Parameter, Value
 from graphopt.ops.update import infer_node
 
 #: What stands for an input: a value, nothing, or what `Builder.constant` takes.
-Operand: TypeAlias = Value | None | torch.Tensor | np.ndarray | int | Sequence[int]
+Operand: TypeAlias = Value | torch.Tensor | np.ndarray | int | Sequence[int] | None
 
 
 class _Emit(Protocol):
     @overload
-    def __call__(self, *inputs: Operand, domain: str = ..., name: str = ..., **attributes: Attribute) -> Value: ...
-    @overload
     def __call__(
         self, *inputs: Operand, outputs: int, domain: str = ..., name: str = ..., **attributes: Attribute
     ) -> list[Value]: ...
+    @overload
+    def __call__(self, *inputs: Operand, domain: str = ..., name: str = ..., **attributes: Attribute) -> Value: ...
 
 
 class Builder:
@@ -58,17 +58,17 @@ class Builder:
         def emit(*inputs: Operand, **keywords: Any) -> Any:
             return self(op, *inputs, **keywords)
 
-        return emit  # type: ignore[return-value]
-
-    @overload
-    def __call__(
-        self, op: str, *inputs: Operand, domain: str = ..., name: str = ..., **attributes: Attribute
-    ) -> Value: ...
+        return emit
 
     @overload
     def __call__(
         self, op: str, *inputs: Operand, outputs: int, domain: str = ..., name: str = ..., **attributes: Attribute
     ) -> list[Value]: ...
+
+    @overload
+    def __call__(
+        self, op: str, *inputs: Operand, domain: str = ..., name: str = ..., **attributes: Attribute
+    ) -> Value: ...
 
     def __call__(
         self,

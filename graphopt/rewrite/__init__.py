@@ -1,1 +1,13 @@
-"""The pattern language and the driver that applies its rules."""
+"""Rewriting: the pattern language, its driver, and passes made of rules."""
+
+from graphopt.rewrite.driver import apply_rules
+from graphopt.rewrite.pattern import Pattern, Patterns, Var, Variadic, is_trainable
+from graphopt.rewrite.replace import replace, sweep
+from graphopt.rewrite.rewrite_pass import RewritePass
+from graphopt.rewrite.rule import Failure, Match, Result, Rule
+from graphopt.rewrite.statistics import Statistics
+
+__all__ = [
+    "Failure", "Match", "Pattern", "Patterns", "Result", "RewritePass", "Rule", "Statistics", "Var", "Variadic",
+    "apply_rules", "is_trainable", "replace", "sweep",
+]  # fmt: skip
