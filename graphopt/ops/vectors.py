@@ -1,0 +1,152 @@
+"""Integer vectors that steer an operator (shapes, sizes, starts, ...): reading, bounding and rewriting them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from graphopt.ir import Dim, Node, Value
+from graphopt.ir import dims as D
+from graphopt.ops.infer import MAX_KNOWN, contents, integers
+from graphopt.ops.relation import Shrinkage
+
+#: What a compute function takes for a steering input: the tensor, or the numbers where they are known beforehand.
+IntVector: TypeAlias = torch.Tensor | Sequence[int]
+
+
+def ints(vector: IntVector) -> list[int]:
+    """The elements of a steering input as Python integers."""
+    if isinstance(vector, torch.Tensor):
+        return [int(item) for item in vector.reshape(-1).tolist()]
+    return list(vector)
+
+
+def scalar(value: torch.Tensor | float) -> Any:
+    """The single element of a tensor as a Python number."""
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def vector_length(value: Value | None) -> int | None:
+    """The number of elements of a vector input, when it is known."""
+    shape = None if value is None else value.shape
+    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+
+
+def partial_contents(value: Value | None) -> np.ndarray | None:
+    """`contents`; an array of unknowns for a small integer tensor of which only the shape is known."""
+    known = contents(value)
+    if known is not None or value is None:
+        return known
+    shape = [d for d in value.shape or () if isinstance(d, int)]
+    if value.shape is None or len(shape) != len(value.shape) or not value.dtype.is_integer:
+        return None
+    if int(np.prod(shape, dtype=np.int64)) > MAX_KNOWN:
+        return None
+    return np.full(shape, None, dtype=object)
+
+
+def at_least(a: Dim, b: Dim) -> bool:
+    """True when ``a >= b`` for all sizes. Named sizes are taken to be at least one."""
+    if a is None or b is None:
+        return False
+    if isinstance(a, int) and isinstance(b, int):
+        return a >= b
+    gap: Any = a - b
+    return bool(gap.subs({s: s + 1 for s in gap.free_symbols}).expand().is_nonnegative)
+
+
+def minimum(a: Dim, b: Dim) -> Dim:
+    """The smaller of two dimensions; ``Min(a, b)`` when that depends on named sizes."""
+    if a is None or b is None:
+        return None
+    if at_least(a, b):
+        return b
+    if at_least(b, a):
+        return a
+    import sympy
+
+    return D.normalise(sympy.Min(a, b))
+
+
+def maximum(a: Dim, b: Dim) -> Dim:
+    """The larger of two dimensions; ``Max(a, b)`` when that depends on named sizes."""
+    if a is None or b is None:
+        return None
+    if at_least(a, b):
+        return a
+    if at_least(b, a):
+        return b
+    import sympy
+
+    return D.normalise(sympy.Max(a, b))
+
+
+def quotient(dims: Sequence[Dim], by: Sequence[Dim]) -> Dim:
+    """The product of `dims` over that of `by`; factors that both have are cancelled first.
+
+    Returns ``None`` when it is not known or when `by` has a zero.
+    """
+    rest, divisors = list(dims), []
+    for dim in by:
+        match = next((i for i, other in enumerate(rest) if D.same(dim, other)), None)
+        if match is None or dim == 0:
+            divisors.append(dim)
+        else:
+            del rest[match]
+    divisor = D.product(divisors)
+    return None if divisor == 0 else D.floor_div(D.product(rest), divisor)
+
+
+def rewritable(value: Value | None, element: int) -> bool:
+    """True when `rewrite` can replace this element of a vector input: it is a known number."""
+    known = integers(value)
+    return known is not None and element < len(known) and isinstance(known[element], int)
+
+
+def rewrite(node: Node, index: int, edit: Shrinkage, elements: Mapping[int, int]) -> None:
+    """Gives elements of vector input `index` new numbers; the others keep what they hold when the graph runs.
+
+    A vector that is known as a whole becomes a constant. Otherwise the differences are added to it: vectors in shape
+    arithmetic keep their values when channels go (see `graphopt.ops.shape`), so that the sum is right at run time.
+
+    Args:
+        node: the node whose input it is.
+        index: the input.
+        edit: the shrinkage under way.
+        elements: new numbers by position; each must be `rewritable`.
+    """
+    value = node.operand(index)
+    old = integers(value)
+    if old is None:
+        raise ValueError(f"contents of input {index} of {node.describe()} are not known")
+    new = [elements.get(i, item) for i, item in enumerate(old)]
+    if all(D.same(a, b) or a is b for a, b in zip(old, new, strict=True)):
+        return
+    dtype = value.dtype.torch
+    if all(isinstance(item, int) for item in new):
+        edit.set_constant(node, index, torch.tensor(new, dtype=dtype).reshape(contents(value).shape))  # type: ignore[union-attr]
+        return
+    delta = [
+        elements[i] - item if i in elements and isinstance(item, int) else 0 for i, item in enumerate(old)
+    ]
+    offset(node, index, torch.tensor(delta, dtype=dtype))
+
+
+def offset(node: Node, index: int, delta: torch.Tensor) -> None:
+    """Adds a constant to input `index` of a node, by an Add of its own in front of it."""
+    value, graph = node.operand(index), node.graph
+    if graph is None:
+        raise ValueError(f"{node.describe()} is not linked into a graph")
+    add = Node("Add", [value, graph.add_constant(delta)], origin=node.origin)
+    add.output.type = value.type
+    graph.insert_before(node, add)
+    node.set_input(index, add.output)
+
+
+__all__ = [
+    "IntVector", "at_least", "ints", "maximum", "minimum", "offset", "partial_contents", "quotient", "rewritable",
+    "rewrite", "scalar", "vector_length",
+]  # fmt: skip
