@@ -147,7 +147,8 @@ class _Reader:
     def _initializer(self, graph: Graph, name: str, proto: onnx.TensorProto | onnx.SparseTensorProto) -> Value:
         if isinstance(proto, onnx.SparseTensorProto):
             sparse = read_sparse(proto, self._external, initializer=True)
-            value = Value(TensorType(sparse.dtype, sparse.shape, sparse=True), name)
+            # What reads it sees an ordinary tensor: only the storage is sparse.
+            value = Value(TensorType(sparse.dtype, sparse.shape), name)
             graph.append(Node("Constant", attributes={"sparse_value": sparse}, outputs=[value]))
             return value
         data, dtype = read_tensor(proto, self._external)

@@ -124,6 +124,13 @@ def _resize(node: Node, scales: Value) -> Node:
     return rebuild(node, "Resize", [node.operand(0), None, scales], attributes)
 
 
+@upgrade(1 << 30, "MeanVarianceNormalization")
+def _mean_variance(up: Upgrade, node: Node) -> Sequence[Node]:
+    # Written out because our writer has to (see onnx_forms), so that what is saved reads back the same.
+    node.attributes.setdefault("axes", (0, 2, 3))
+    return [node]
+
+
 @upgrade(16, "RoiAlign")
 def _roi_align(up: Upgrade, node: Node) -> Sequence[Node]:
     node.attributes["coordinate_transformation_mode"] = "output_half_pixel"

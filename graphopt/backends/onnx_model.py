@@ -1,0 +1,102 @@
+"""ONNX out: graphs as models in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from graphopt.backends.onnx_check import check, complete_outputs
+from graphopt.backends.onnx_opset import possible_opsets
+from graphopt.backends.onnx_write import Draft, Weight, draft_model
+from graphopt.errors import SaveError
+from graphopt.ir import Graph
+from graphopt.ops.collector import paused_gc
+from graphopt.ops.protos import pack
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon
+    import onnx_ir
+
+#: Protobuf cannot serialize more bytes than this in one message.
+PROTOBUF_LIMIT = (1 << 31) - 1
+
+
+def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
+    """Writes a graph as a checked ONNX model.
+
+    Input and output names are kept; other names are labels, made unique.
+
+    Args:
+        graph: is not changed.
+        opset: of the standard operators, from 13 on; by default the lowest, from 18 on, that can express the graph.
+
+    Raises:
+        UnsupportedOperatorError: ONNX lacks an operator, or the opset asked for does; names all such operators.
+        SaveError: ONNX's checker refuses the result, or it is larger than the 2 GB that one message can hold.
+        OptionError: the opset cannot be written.
+    """
+    with paused_gc():
+        draft = checked_draft(graph, opset)
+        if draft_size(draft) > PROTOBUF_LIMIT:
+            raise SaveError(
+                f"the weights take {draft_size(draft) / 1e9:.1f} GB, one message holds 2 GB",
+                hint="use save(graph, path), which puts weights into a file of their own",
+            )
+        for weight in draft.weights:
+            proto = draft.model.graph.initializer.add()
+            proto.CopyFrom(weight.proto)
+            if weight.data is not None:
+                proto.raw_data = pack(weight.data, weight.dtype).tobytes()
+        return draft.model
+
+
+def checked_draft(graph: Graph, opset: int | None) -> Draft:
+    """The model of a graph with its weights apart, checked as ONNX's checker would check the whole.
+
+    Some operators changed their type rules without changing their form, so what the checker refuses at one opset it may
+    accept at a later one.
+    """
+    refused: SaveError | None = None
+    for candidate in possible_opsets(graph, opset):
+        draft = draft_model(graph, candidate)
+        complete_outputs(draft)
+        try:
+            check(draft)
+        except SaveError as error:
+            refused = refused or error
+        else:
+            return draft
+    assert refused is not None, "possible_opsets raises when there is none"
+    raise refused
+
+
+def weight_size(weight: Weight) -> int:
+    """Bytes of a large weight's data in a file; 0 for a small one, whose message holds them."""
+    return 0 if weight.data is None else -(-weight.data.numel() * weight.dtype.bits // 8)
+
+
+def draft_size(draft: Draft) -> int:
+    """Bytes of the whole model in one file, to within a few per weight."""
+    return draft.model.ByteSize() + sum(w.proto.ByteSize() + weight_size(w) + 16 for w in draft.weights)
+
+
+def to_graphsurgeon(graph: Graph, opset: int | None = None) -> onnx_graphsurgeon.Graph:
+    """The graph as an ``onnx_graphsurgeon.Graph``, by way of `to_onnx` (which says what it raises).
+
+    onnx-graphsurgeon has no place for local functions' opsets, sparse initializers and node metadata.
+    """
+    import onnx_graphsurgeon
+
+    return onnx_graphsurgeon.import_onnx(to_onnx(graph, opset))
+
+
+def to_onnx_ir(graph: Graph, opset: int | None = None) -> onnx_ir.Model:
+    """The graph as an ``onnx_ir.Model``, by way of `to_onnx` (which says what it raises)."""
+    import onnx_ir
+
+    converted: Any = onnx_ir.serde.deserialize_model(to_onnx(graph, opset))
+    return converted  # type: ignore[no-any-return]
+
+
+__all__ = ["PROTOBUF_LIMIT", "to_graphsurgeon", "to_onnx", "to_onnx_ir"]
