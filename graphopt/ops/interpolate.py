@@ -50,10 +50,10 @@ def source_positions(stretch: Stretch, coordinates: str) -> torch.Tensor:
         return start * (old - 1) + index * (end - start) * (old - 1) / (new - 1)
     if coordinates == "pytorch_half_pixel" and new == 1:
         return index * 0
-    centered = (index + 0.5) / scale - 0.5
+    centered = (index + 0.5) / scale
     if coordinates == "half_pixel_symmetric":
-        return old / 2 * (1 - new / (stretch.scale * old)) + centered
-    return centered
+        centered = old / 2 * (1 - new / (scale * old)) + centered
+    return centered - 0.5
 
 
 def _nearest(position: torch.Tensor, mode: str) -> torch.Tensor:

@@ -93,25 +93,26 @@ def _count(size: Dim, cut: _Cut) -> Dim:
         return len(range(*slice(start, stop, step).indices(size)))
     last = D.add(size, -1)
     if step > 0:
-        first, end = _clamp(start, size, 0, size), _clamp(stop, size, 0, size)
+        first, end = _from_front(start, size, 0), _clamp(stop, size, 0, size)
         return maximum(0, D.ceil_div(D.add(end, D.mul(first, -1)), step))
-    first, end = _clamp(start, size, -1, last), _clamp(stop, size, -1, last)
+    first, end = _clamp(start, size, -1, last), _from_front(stop, size, -1)
     return maximum(0, D.ceil_div(D.add(first, D.mul(end, -1)), -step))
 
 
 def _clamp(bound: Dim, size: Dim, low: int, high: Dim) -> Dim:
-    """A bound as a position: counted from the front, and inside the dimension."""
-    if bound is None:
-        return None
-    if at_least(bound, _FAR):
+    """A bound as a position between `low` and `high`."""
+    if bound is not None and at_least(bound, _FAR):
         return high
+    return minimum(_from_front(bound, size, low), high)
+
+
+def _from_front(bound: Dim, size: Dim, low: int) -> Dim:
+    """A bound counted from the front, not below `low`; it may lie behind the end."""
+    if bound is None or at_least(bound, 0):
+        return bound
     if at_least(-_FAR, bound):
         return low
-    if at_least(bound, 0):
-        return minimum(bound, high)
-    if at_least(-1, bound):
-        return maximum(low, D.add(size, bound))
-    return None
+    return maximum(low, D.add(size, bound)) if at_least(-1, bound) else None
 
 
 def infer_slice(node: Node) -> list[ValueType]:

@@ -24,9 +24,12 @@ def reshape(x: torch.Tensor, shape: IntVector, *, allowzero: int = 0) -> torch.T
     """ONNX Reshape: 0 copies a dimension of `x` (unless `allowzero`), -1 is computed."""
     target = ints(shape)
     if not allowzero:
+        copied = [i for i, size in enumerate(target) if size == 0]
         target = [x.shape[i] if size == 0 else size for i, size in enumerate(target)]
-    if 0 in target and -1 in target:
-        target = [0 if size == -1 else size for size in target]
+        if copied and -1 in target and x.numel() == 0:  # torch cannot tell -1 beside a zero; the other dimensions do
+            rest = math.prod(size for i, size in enumerate(x.shape) if i not in copied)
+            known = math.prod(size for i, size in enumerate(target) if i not in copied and size != -1)
+            target = [rest // max(known, 1) if size == -1 else size for size in target]
     return x.reshape(target)
 
 
@@ -53,8 +56,9 @@ def _target_shape(node: Node, source: Shape | None, target: Sequence[Dim]) -> Sh
     if target.count(-1) > 1:
         raise ShapeError(f"shape {list(target)} has more than one -1", where=node.describe())
     if len(open_dims) == 1 and source is not None:
-        rest = [d for i, d in enumerate(shape) if i != open_dims[0]]
-        shape[open_dims[0]] = 0 if 0 in rest else quotient(source, rest)
+        copied = {i for i, d in enumerate(target) if d == 0 and copies}
+        rest = [d for i, d in enumerate(shape) if i != open_dims[0] and i not in copied]
+        shape[open_dims[0]] = quotient([d for i, d in enumerate(source) if i not in copied], rest)
     shape = [None if d == -1 else d for d in shape]
     _require_same_count(node, source, shape)
     return tuple(shape)
