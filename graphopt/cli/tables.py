@@ -90,7 +90,7 @@ def report_table(report: Report) -> RenderableType:
     for column in ("seconds", "nodes", "weights", "MACs"):
         table.add_column(column, justify="right")
     table.add_column("check", overflow="fold")
-    notes = []
+    notes: list[str] = []
     for entry in report.passes:
         checks = "; ".join(str(check.get("summary", "")) for check in entry.checks.values())
         if entry.skipped or not entry.modified:

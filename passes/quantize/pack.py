@@ -1,0 +1,134 @@
+"""pack-weights: quantized weights and biases stored as integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from graphopt.ir import DType, Graph, Node, TensorType, Value
+from graphopt.ops import execute
+from graphopt.passes.quantize.pairs import pairs
+from graphopt.pipeline import Changes, Context, Contract, Pass, register
+from graphopt.targets import Target, load_target
+
+
+@register("pack-weights")
+@dataclass(frozen=True)
+class PackWeights(Pass):
+    """Store quantized weights as integers behind DequantizeLinear, and biases as the target wants them.
+
+    A bias becomes int32 with scale s_x * s_w and zero point 0, which integer kernels add without rescaling. After this
+    the weights can no longer be trained.
+
+    Attributes:
+        target: name of a target, or the path of a TOML file.
+    """
+
+    contract: ClassVar[Contract] = Contract.APPROXIMATE
+    looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
+
+    target: str = "ort-cpu"
+
+    def __post_init__(self) -> None:
+        load_target(self.target)
+
+    def run(self, graph: Graph, context: Context) -> Changes:
+        target = load_target(self.target)
+        packed = _pack_constants(graph)
+        moved = _fold_transposes(graph)
+        biases = _pack_biases(graph, target) if target.bias is not None else 0
+        counts = {"weights": packed, "transposes": moved, "biases": biases}
+        return Changes(any(counts.values()), counts=counts)
+
+
+def _pack_constants(graph: Graph) -> int:
+    count = 0
+    for pair in pairs(graph):
+        if not all(value is None or value.is_constant for value in pair.quantize.inputs):
+            continue
+        inputs = [None if value is None else value.data for value in pair.quantize.inputs]
+        data = execute(pair.quantize, inputs)[0]
+        stored = graph.add_constant(data, pair.quantize.output.name, dtype=pair.zero_point.dtype)
+        pair.quantize.output.replace_uses(stored)
+        graph.sweep([pair.quantize.output])
+        count += 1
+    return count
+
+
+def _fold_transposes(graph: Graph) -> int:
+    """``Transpose(DequantizeLinear(constant))`` becomes the DequantizeLinear of a transposed constant."""
+    count = 0
+    for node in graph.nodes:
+        if node.op != "Transpose" or node.domain:
+            continue
+        dequantize = node.operand(0).producer
+        if dequantize is None or dequantize.op != "DequantizeLinear" or len(dequantize.output.uses) != 1:
+            continue
+        stored = dequantize.operand(0)
+        if not stored.is_constant or stored.data is None:
+            continue
+        permutation = node.attributes.get("perm") or tuple(reversed(range(stored.data.dim())))
+        data = stored.data.permute(permutation).contiguous()
+        dequantize.set_input(0, graph.add_constant(data, stored.name, dtype=stored.dtype))
+        if dequantize.operand(1).rank == 1:
+            dequantize.attributes["axis"] = permutation.index(dequantize.attributes.get("axis", 1))
+        dequantize.output.type = node.output.type
+        node.output.replace_uses(dequantize.output)
+        graph.erase(node)
+        graph.sweep([stored])
+        count += 1
+    return count
+
+
+def _pack_biases(graph: Graph, target: Target) -> int:
+    count = 0
+    for node in graph.nodes:
+        rule = target.operators.get(node.op) if not node.domain else None
+        if rule is None or "bias" not in rule.inputs:
+            continue
+        index = rule.inputs.index("bias")
+        bias = node.input(index)
+        scales = [
+            _scale_behind(node.input(i)) for i, role in enumerate(rule.inputs) if role in ("activation", "weight")
+        ]
+        if bias is None or not bias.is_constant or not bias.dtype.is_float or any(s is None for s in scales):
+            continue
+        scale = torch.ones(())
+        for each in scales:
+            scale = scale * each if each is not None else scale
+        count += _pack_bias(graph, node, index, bias, scale)
+    return count
+
+
+def _scale_behind(value: Value | None) -> torch.Tensor | None:
+    producer = value.producer if value is not None else None
+    if producer is None or producer.op != "DequantizeLinear" or producer.domain:
+        return None
+    scale = producer.operand(1)
+    return scale.data if scale.is_constant and (scale.rank or 0) <= 1 else None
+
+
+def _pack_bias(graph: Graph, node: Node, index: int, bias: Value, scale: torch.Tensor) -> bool:
+    data = bias.data
+    if data is None or data.dim() != 1 or (scale.dim() == 1 and scale.numel() != data.numel()):
+        return False
+    stored = (data.double() / scale.double()).round()
+    limit = 2**31 - 1
+    if float(stored.abs().max()) > limit:  # a dead channel's scale is tiny; its bias would not fit
+        return False
+    per_channel = scale.dim() == 1
+    integers = graph.add_constant(stored.to(torch.int32), f"{bias.name}_quantized")
+    scale_value = graph.add_constant(scale.contiguous(), f"{bias.name}_scale")
+    zero = graph.add_constant(torch.zeros(scale.shape, dtype=torch.int32), f"{bias.name}_zero_point")
+    attributes = {"axis": 0} if per_channel else {}
+    restored = Value(TensorType(DType.FLOAT32, tuple(data.shape)), f"{bias.name}_dequantized")
+    dequantize = Node(
+        "DequantizeLinear", [integers, scale_value, zero], attributes, [restored],
+        origin=node.origin.touched_by(PackWeights.name),
+    )  # fmt: skip
+    graph.insert_before(node, dequantize)
+    node.set_input(index, restored)
+    graph.sweep([bias])
+    return True
