@@ -58,6 +58,7 @@ def top_k(
 
 
 def infer_top_k(node: Node) -> list[ValueType]:
+    """Type rule of TopK: values, then int64 positions. Raises ShapeError when K exceeds the extent."""
     x, known = input_type(node, 0), integers(node.input(1))
     if x.shape is None:
         return [x, TensorType(DType.INT64)]

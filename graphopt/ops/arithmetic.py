@@ -73,11 +73,16 @@ def mean(*inputs: torch.Tensor) -> torch.Tensor:
     return reduce(operator.add, inputs) / len(inputs)
 
 
-def clip(x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None) -> torch.Tensor:
+def clip(
+    x: torch.Tensor, low: torch.Tensor | float | None = None, high: torch.Tensor | float | None = None
+) -> torch.Tensor:
     """ONNX Clip: x limited to scalars `low` and `high`, either of which may be left out; `high` wins if they cross."""
     if low is None and high is None:
         return x
-    return torch.clamp(x, low, high)
+    # torch takes two tensors or two numbers, not one of each.
+    if low is not None and high is not None and isinstance(low, (int, float)) != isinstance(high, (int, float)):
+        return clip(clip(x, low), None, high)
+    return torch.clamp(x, low, high)  # type: ignore[arg-type]
 
 
 def evaluate_div(node: Node) -> Sequence[np.ndarray | None]:

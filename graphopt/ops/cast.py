@@ -114,14 +114,17 @@ def bit_cast(x: torch.Tensor, *, to: int) -> torch.Tensor:
 
 
 def infer_cast(node: Node) -> list[ValueType]:
+    """Type rule of Cast."""
     return [TensorType(DType(attribute(node, "to")), input_type(node, 0).shape)]
 
 
 def infer_cast_like(node: Node) -> list[ValueType]:
+    """Type rule of CastLike."""
     return [TensorType(input_type(node, 1).dtype, input_type(node, 0).shape)]
 
 
 def infer_bit_cast(node: Node) -> list[ValueType]:
+    """Type rule of BitCast. Raises ShapeError when the types differ in width."""
     x, dtype = input_type(node, 0), DType(attribute(node, "to"))
     if x.dtype is not DType.UNDEFINED and x.dtype.bits != dtype.bits:
         raise ShapeError(f"{x.dtype} and {dtype} differ in width", where=node.describe(), hint="use Cast")

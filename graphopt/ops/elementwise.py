@@ -44,6 +44,7 @@ def dropout(
 
 
 def infer_dropout(node: Node) -> list[ValueType]:
+    """Type rule of Dropout: x and its bool mask."""
     x = input_type(node, 0)
     return [x, TensorType(DType.BOOL, x.shape)]
 

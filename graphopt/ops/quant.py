@@ -91,8 +91,8 @@ def dequantize(
 def dynamic_quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ONNX DynamicQuantizeLinear: x as uint8 over its own range (which includes 0), the scale and the zero point."""
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    span = torch.where(high == low, torch.ones_like(high), high - low)
-    scale = span / 255
+    # The definition divides by zero for a tensor of zeros; ONNX Runtime takes 1 there.
+    scale = torch.where(high == low, torch.ones_like(high), (high - low) / 255)
     zero_point = torch.round((-low / scale).clamp(0, 255))
     y = (torch.round(x / scale) + zero_point).clamp(0, 255)
     return y.to(torch.uint8), scale, zero_point.to(torch.uint8)

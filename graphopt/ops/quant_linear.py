@@ -202,7 +202,7 @@ def _relate_product(node: Node, a: int, b: int, rows: tuple[int, ...], columns: 
     specs = [""] * len(node.inputs)
     specs[a], specs[b] = left, right
     for indices, vector, matrix in ((rows, "m", ("m", "_")), (columns, "n", ("_", "n"))):
-        for index in indices:
+        for index in (i for i in indices if i < len(specs)):
             specs[index] = _parameter_spec(node.input(index), vector, matrix)
     return labels(node, f"{', '.join(specs)} -> {result}")
 

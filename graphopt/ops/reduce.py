@@ -38,6 +38,7 @@ def reduced_axes(node: Node) -> tuple[int, ...] | None:
 
 
 def infer_reduce(node: Node) -> list[ValueType]:
+    """Type rule of Reduce*; with axes that are not known, as much of the shape as follows from their number."""
     data, axes = input_type(node, 0), reduced_axes(node)
     keep = bool(attribute(node, "keepdims"))
     if data.shape is None:
@@ -219,6 +220,7 @@ def _extreme_index(function: Callable[..., torch.Tensor]) -> Compute:
 
 
 def infer_index(node: Node) -> list[ValueType]:
+    """Type rule of ArgMax and ArgMin: int64."""
     x = input_type(node, 0)
     if x.shape is None:
         return [TensorType(DType.INT64)]

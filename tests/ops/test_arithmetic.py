@@ -16,7 +16,7 @@ PAIRS = [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3
 def sample(shape, dtype, low=-9, high=9):
     if np.issubdtype(dtype, np.floating):
         return np.asarray(3 * RNG.standard_normal(shape)).astype(dtype)
-    if dtype == bool:
+    if dtype is bool:
         return np.asarray(RNG.integers(0, 2, shape)).astype(bool)
     return np.asarray(RNG.integers(0 if np.issubdtype(dtype, np.unsignedinteger) else low, high, shape)).astype(dtype)
 

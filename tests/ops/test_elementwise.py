@@ -11,9 +11,9 @@ RNG = np.random.default_rng(0)
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -0.5, -2.5, np.inf, -np.inf, np.nan], np.float32)
 
 ANY = ["Abs", "Neg", "Sign"]
-FLOAT = ["Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh",
-         "Cosh", "Asinh", "Acosh", "Atanh", "Erf", "Sigmoid", "Tanh", "Softplus", "Softsign", "Relu", "HardSwish", "Mish",
-         "Gelu", "Swish", "Identity"]  # fmt: skip
+FLOAT = ["Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan",
+         "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Erf", "Sigmoid", "Tanh", "Softplus", "Softsign", "Relu",
+         "HardSwish", "Mish", "Gelu", "Swish", "Identity"]  # fmt: skip
 
 
 def array(*shape, dtype=np.float32):
