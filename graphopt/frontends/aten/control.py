@@ -1,0 +1,70 @@
+"""Higher-order operators: branches, loops, and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+from graphopt.frontends.aten.builder import INT_MAX
+from graphopt.frontends.aten.registry import converts
+from graphopt.ir import DType, Graph, TensorType, Value
+
+
+@converts("higher_order.wrap_with_set_grad_enabled")
+def with_grad(c: Any, enabled: bool, body: fx.GraphModule, *operands: Any) -> Any:
+    return c.inline(body, operands)
+
+
+@converts("higher_order.cond")
+def cond(c: Any, pred: Value, true_fn: fx.GraphModule, false_fn: fx.GraphModule, operands: Sequence[Any]) -> Any:
+    """If; the branches read the operands from outside."""
+    branches = {"then_branch": _branch(c, true_fn, operands), "else_branch": _branch(c, false_fn, operands)}
+    condition = c.emit("Reshape", pred, c.ints([])) if pred.rank else pred
+    return tuple(c.emit_many("If", [condition], len(branches["then_branch"].outputs), **branches))
+
+
+def _branch(c: Any, module: fx.GraphModule, operands: Sequence[Any]) -> Graph:
+    inner, module = c.body(module, str(c.node.name))
+    results = inner.inline(module, operands)
+    _return(inner, results)
+    return inner.graph  # type: ignore[no-any-return]
+
+
+def _return(inner: Any, results: Any) -> None:
+    items = results if isinstance(results, list | tuple) else [results]
+    for index, item in enumerate(items):
+        value = inner.operand(item, DType.INT64)
+        if value.producer is None or value.graph is not inner.graph or value.is_output:
+            # ONNX wants a body's results to be made inside it.
+            passed = inner.emit("Identity", value)
+            passed.type = value.type
+            value = passed
+        inner.graph.add_output(value, f"result_{index}")
+
+
+@converts("higher_order.while_loop")
+def while_loop(
+    c: Any,
+    cond_fn: fx.GraphModule,
+    body_fn: fx.GraphModule,
+    carried: Sequence[Any],
+    additional: Sequence[Any] = (),
+) -> Any:
+    """Loop; the condition is computed once before it and at the end of every round."""
+    first = c.operand(_one(c.inline(cond_fn, [*carried, *additional])), DType.BOOL)
+    start = [c.operand(item, DType.INT64) for item in carried]
+    inner, _ = c.body(body_fn, str(c.node.name))
+    inner.graph.add_input("iteration", TensorType(DType.INT64, ()))
+    inner.graph.add_input("condition", TensorType(DType.BOOL, ()))
+    state = [inner.graph.add_input(f"state_{i}", value.type) for i, value in enumerate(start)]
+    results = list(inner.inline(body_fn, [*state, *additional]))
+    again = inner.operand(_one(inner.inline(cond_fn, [*results, *additional])), DType.BOOL)
+    _return(inner, [again, *results])
+    trips = c.scalar(INT_MAX, DType.INT64)
+    return tuple(c.emit_many("Loop", [trips, first, *start], len(start), body=inner.graph))
+
+
+def _one(result: Any) -> Any:
+    return result[0] if isinstance(result, list | tuple) else result

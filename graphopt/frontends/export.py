@@ -1,0 +1,158 @@
+"""Running torch.export, and saying in one line what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from graphopt.errors import CaptureError, GraphoptError
+from graphopt.frontends.dynamic import Example
+from graphopt.frontends.recurrent import whole_recurrent_layers
+from graphopt.frontends.source import user_frame, user_line
+
+_SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"
+
+
+def export(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any, examples: Sequence[Example]
+) -> ExportedProgram:
+    """``torch.export.export`` in evaluation mode.
+
+    Raises:
+        CaptureError: whatever torch had to say, with the place in the user's source.
+    """
+    with evaluation(module), _quiet():
+        try:
+            return _export(module, args, kwargs, shapes)
+        except GraphoptError:
+            raise
+        except Exception as error:  # torch raises whatever the user's code and its own tracer raise
+            reason = _reason(error, lambda: _guards(module, args, kwargs, shapes), examples)
+            raise reason from error
+
+
+def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any) -> ExportedProgram:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with whole_recurrent_layers():
+            return torch.export.export(module, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def evaluation(module: torch.nn.Module) -> Iterator[None]:
+    """Puts a module into evaluation mode and every submodule back into its own afterwards."""
+    modes = [(each, each.training) for each in module.modules()]
+    try:
+        for each, training in modes:
+            if training:
+                each.training = False
+        yield
+    finally:
+        for each, training in modes:
+            each.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's own chatter about tracing from the terminal; what matters of it is in the errors."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    shapes = logging.getLogger(_SHAPES_LOG)
+    shapes_level = shapes.level
+    logger.setLevel(logging.CRITICAL)
+    shapes.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\.")
+            yield
+    finally:
+        logger.setLevel(level)
+        shapes.setLevel(shapes_level)
+
+
+# -- what went wrong
+
+
+def _reason(error: Exception, guards: Any, examples: Sequence[Example]) -> CaptureError:
+    text = str(error)
+    if type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text:
+        place = user_line(text) or user_frame(error)
+        return CaptureError(
+            "data-dependent control flow: Python decides by the contents of a tensor",
+            where=place,
+            hint="use torch.where or torch.cond for the decision, or capture a submodule without it",
+        )
+    fixed = _specialised(text, examples)
+    if fixed is not None:
+        what, size = fixed
+        place = next((user_line(line) for line in guards() if f", {size})" in line and user_line(line)), None)
+        return CaptureError(
+            f"{what} cannot be dynamic: the module's code fixes it to {size}",
+            where=place,
+            hint="leave it out of dynamic, or take the size from the tensor's shape there",
+        )
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return CaptureError(
+        f"torch.export: {type(error).__name__}: {first}",
+        where=user_line(text) or user_frame(error),
+        hint="run the module on the example arguments, and torch.export.draft_export for a full report",
+    )
+
+
+_MARKED = re.compile(r"marked (\S.*?) as dynamic but your code specialized it to be a constant \((\d+)\)")
+_HINTED = re.compile(r"specialized due to hint of (\d+) for dimension inputs(\S+)\.shape\[(\d+)\]")
+_SOURCE = re.compile(r"L(\S+?)\.size\(\)\[(\d+)\]$")
+
+
+def _specialised(text: str, examples: Sequence[Example]) -> tuple[str, int] | None:
+    """Which dimension torch took for fixed, in words, and at which size."""
+    hinted = _HINTED.search(text)
+    if hinted:
+        return _dimension(hinted[2], int(hinted[3]), examples), int(hinted[1])
+    marked = _MARKED.search(text)
+    if marked is None:
+        return None
+    source = _SOURCE.search(marked[1])
+    if source is None:
+        return f"dimension '{marked[1]}'", int(marked[2])
+    return _dimension(source[1], int(source[2]), examples), int(marked[2])
+
+
+def _dimension(keys: str, dim: int, examples: Sequence[Example]) -> str:
+    name = ".".join(re.findall(r"\[['\"]?([^\]'\"]+)['\"]?\]", keys))
+    example = next((e for e in examples if e.name == name), None)
+    label = example.names.get(dim) if example is not None else None
+    return f"dimension {dim} of input '{name}'" + (f" ('{label}')" if label else "")
+
+
+def _guards(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any) -> list[str]:
+    """What torch logs about the decisions that fixed sizes: traces again, listening."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger = logging.getLogger(_SHAPES_LOG)
+    listener, level, upward = Listener(), logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        with contextlib.suppress(Exception):
+            _export(module, args, kwargs, shapes)
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = upward
+    return lines

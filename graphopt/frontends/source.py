@@ -1,0 +1,31 @@
+"""Where in the user's source something happened."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent.parent)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def user_line(stack_trace: str) -> str | None:
+    """``file:line`` of the innermost frame of a printed stack trace that is the user's."""
+    frames = [(file, line) for file, line in _FRAME.findall(stack_trace) if _is_users(file)]
+    return f"{frames[-1][0]}:{frames[-1][1]}" if frames else None
+
+
+def user_frame(error: BaseException) -> str | None:
+    """``file:line`` of the innermost frame that is the user's in an exception's traceback."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return None
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((_TORCH, _OURS, "<"))
