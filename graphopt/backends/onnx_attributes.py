@@ -99,7 +99,7 @@ def _encode(value: str | bytes) -> bytes:
 def _kind(name: str, value: Any) -> int:
     """The kind of an attribute of an operator without a schema."""
     if isinstance(value, EmptyList):
-        return _A.AttributeType.Value(value.kind)
+        return int(_A.AttributeType.Value(value.kind))
     if isinstance(value, (tuple, list)):
         return _list_kind(name, value)
     if isinstance(value, (int, np.integer)):
@@ -125,7 +125,5 @@ def _list_kind(name: str, value: Sequence[Any]) -> int:
         return _A.FLOATS if _A.FLOAT in kinds else _A.INTS
     if len(kinds) != 1:
         raise SaveError(f"attribute '{name}' mixes elements of different kinds")
-    kind = kinds.pop()
-    if kind in (_A.TYPE_PROTO, _A.SPARSE_TENSOR):
-        return kind + 1
-    return kind + 5
+    (kind,) = kinds
+    return int(kind) + (1 if kind in (_A.TYPE_PROTO, _A.SPARSE_TENSOR) else 5)

@@ -25,9 +25,7 @@ _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
-def save(
-    graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *, external: bool | None = None
-) -> None:
+def save(graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *, external: bool | None = None) -> None:
     """Writes a graph as a checked ONNX file.
 
     The file appears whole or not at all. Weights go from their tensors to the file without a copy.
@@ -106,7 +104,7 @@ def _write_model(draft: Draft, file: BinaryIO) -> None:
     for start, (weight, message, data) in zip(heads, weights, strict=True):
         file.write(start + message + data)
         if weight.data is not None and data:
-            file.write(memoryview(pack(weight.data, weight.dtype)))
+            file.write(pack(weight.data, weight.dtype).data)
 
 
 def _data_head(weight: Weight) -> bytes:
@@ -138,7 +136,7 @@ def _write_weights(draft: Draft, file: BinaryIO, name: str) -> None:
         size = weight_size(weight)
         padding = -position % (_PAGE if size >= _PAGE else _LINE)
         file.write(b"\0" * padding)
-        file.write(memoryview(pack(weight.data, weight.dtype)))
+        file.write(pack(weight.data, weight.dtype).data)
         entries = {"location": name, "offset": str(position + padding), "length": str(size)}
         weight.proto.data_location = onnx.TensorProto.EXTERNAL
         for key, text in entries.items():

@@ -78,7 +78,8 @@ def weight_size(weight: Weight) -> int:
 
 def draft_size(draft: Draft) -> int:
     """Bytes of the whole model in one file, to within a few per weight."""
-    return draft.model.ByteSize() + sum(w.proto.ByteSize() + weight_size(w) + 16 for w in draft.weights)
+    weights: int = sum(w.proto.ByteSize() + weight_size(w) + 16 for w in draft.weights)
+    return int(draft.model.ByteSize()) + weights
 
 
 def to_graphsurgeon(graph: Graph, opset: int | None = None) -> onnx_graphsurgeon.Graph:

@@ -78,13 +78,17 @@ def _version(schema: onnx.defs.OpSchema, until: int) -> OpVersion:
     return OpVersion(
         since=schema.since_version,
         until=until,
-        attributes={name: attribute.type.value for name, attribute in schema.attributes.items()},
+        attributes={name: _kind(attribute.type) for name, attribute in schema.attributes.items()},
         defaults=defaults,
         inputs=[frozenset(p.types) for p in schema.inputs],
         outputs=[frozenset(p.types) for p in schema.outputs],
         counts=(schema.min_input, schema.max_input, schema.min_output, schema.max_output),
         optional=[p.option == _Option.Optional for p in schema.outputs],
     )
+
+
+def _kind(kind: Any) -> int:
+    return int(kind.value)  # its stub forgets that it is an enum
 
 
 def version_at(op: str, domain: str, opset: int) -> OpVersion | None:

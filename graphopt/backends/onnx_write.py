@@ -180,9 +180,7 @@ class _Writer:
             annotation = proto.quantization_annotation.add(tensor_name=self._names.of[value])
             for key, label in value.metadata.items():
                 if key.startswith(QUANTIZATION) and label in labels:
-                    annotation.quant_parameter_tensor_names.add(
-                        key=key.removeprefix(QUANTIZATION), value=labels[label]
-                    )
+                    annotation.quant_parameter_tensor_names.add(key=key.removeprefix(QUANTIZATION), value=labels[label])
 
     # -- nodes
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import inliner
 
 from graphopt.errors import LoadError
 from graphopt.frontends.onnx_external import ExternalData
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon
     import onnx_ir
 
-Source: TypeAlias = Union[
-    str, os.PathLike[str], bytes, onnx.ModelProto, "onnx_graphsurgeon.Graph", "onnx_ir.Model"
-]
+Source: TypeAlias = Union[str, os.PathLike[str], bytes, onnx.ModelProto, "onnx_graphsurgeon.Graph", "onnx_ir.Model"]
 
 #: The first opset whose definitions are known here; onnx's own converter brings older models up to it.
 OLDEST_OPSET = 7
@@ -44,7 +43,7 @@ def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline
     with paused_gc():
         model, external = _model(source, folder)
         if inline and model.functions:
-            model = onnx.inliner.inline_local_functions(model, convert_version=True)
+            model = inliner.inline_local_functions(model, convert_version=True)
         _check_header(model)
         return read_model(_modern(model), external)
 
@@ -86,7 +85,7 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if not data:
         raise LoadError(f"{label} is empty")
     try:
-        model = onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError:
         missing = _missing_bytes(data)
         if missing:

@@ -14,11 +14,11 @@ from graphopt.ir.literals import EmptyList, TypedTensor
 from graphopt.ops.protos import ReadExternal, read_sparse, read_tensor, read_type, text
 
 _A = onnx.AttributeProto
-_LIST_FIELDS = {
+_LIST_FIELDS: dict[int, str] = {
     _A.INTS: "ints", _A.FLOATS: "floats", _A.STRINGS: "strings", _A.TENSORS: "tensors", _A.GRAPHS: "graphs",
     _A.TYPE_PROTOS: "type_protos", _A.SPARSE_TENSORS: "sparse_tensors",
 }  # fmt: skip
-_FIELDS = {
+_FIELDS: dict[int, str] = {
     _A.INT: "i", _A.FLOAT: "f", _A.STRING: "s", _A.TENSOR: "t", _A.GRAPH: "g", _A.TYPE_PROTO: "tp",
     _A.SPARSE_TENSOR: "sparse_tensor",
 }  # fmt: skip
@@ -28,7 +28,8 @@ class AttributeReader:
     """Turns ``AttributeProto`` messages into python values.
 
     Numbers stay numbers, strings are decoded (bytes that are not UTF-8 stay bytes), lists become tuples, tensors
-    ``torch.Tensor`` (`TypedTensor` for sub-byte elements, object arrays for strings), bodies `Graph`, types `ValueType`.
+    ``torch.Tensor`` (`TypedTensor` for sub-byte elements, object arrays for strings), bodies `Graph`, types
+    `ValueType`.
     """
 
     def __init__(self, external: ReadExternal | None, read_graph: Callable[[onnx.GraphProto], Graph]) -> None:
@@ -56,8 +57,7 @@ class AttributeReader:
         if kind not in _LIST_FIELDS:
             raise LoadError(f"attribute '{proto.name}' has kind {kind}, which is none of ONNX's")
         # Lists are numbered five above their elements, but for the types.
-        element = {_A.TYPE_PROTOS: _A.TYPE_PROTO, _A.SPARSE_TENSORS: _A.SPARSE_TENSOR}.get(kind, kind - 5)
-        reader = self._readers[element]
+        reader = self._readers[kind - 1 if kind in (_A.TYPE_PROTOS, _A.SPARSE_TENSORS) else kind - 5]
         return tuple(map(reader, getattr(proto, _LIST_FIELDS[kind]))) or EmptyList(_A.AttributeType.Name(kind))
 
     def _tensor(self, proto: onnx.TensorProto) -> Attribute:

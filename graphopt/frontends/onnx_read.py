@@ -15,7 +15,7 @@ from graphopt.frontends import onnx_upgrade_inputs, onnx_upgrade_layers  # noqa:
 from graphopt.frontends.onnx_attributes import AttributeReader
 from graphopt.frontends.onnx_order import Step, describe, ordered
 from graphopt.frontends.onnx_upgrade import Upgrade
-from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value, ValueType
+from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
 
 _NO_ORIGIN = Origin()

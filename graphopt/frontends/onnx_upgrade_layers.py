@@ -79,4 +79,3 @@ def _scan(up: Upgrade, node: Node) -> Sequence[Node]:
     for index, value in enumerate(inner.outputs):
         body.add_output(value, f"result_{index}")
     return [rebuild(node, "Scan", operands, {"body": body, "num_scan_inputs": len(operands)})]
-

@@ -110,6 +110,7 @@ def text(raw: bytes) -> str | bytes:
 
 def _typed_bytes(proto: onnx.TensorProto, dtype: DType, count: int, label: str) -> np.ndarray:
     """The data that an old file keeps in one of the typed lists, as the bytes that ``raw_data`` would hold."""
+    array: np.ndarray
     if dtype in (DType.FLOAT32, DType.COMPLEX64):
         array = np.array(proto.float_data, dtype=np.float32)
     elif dtype in (DType.FLOAT64, DType.COMPLEX128):
@@ -168,7 +169,8 @@ def pack(tensor: torch.Tensor, dtype: DType) -> np.ndarray:
     if dtype.bits >= 8:
         if dtype.torch is not flat.dtype:
             flat = flat.to(dtype.torch)
-        return flat.view(torch.uint8).numpy()
+        array: np.ndarray = flat.view(torch.uint8).numpy()
+        return array
     if dtype is DType.FLOAT4E2M1:
         magnitudes = flat.abs().to(torch.float32).numpy()
         codes = np.abs(magnitudes[:, None] - _FLOAT4).argmin(axis=1).astype(np.uint8)
@@ -179,7 +181,8 @@ def pack(tensor: torch.Tensor, dtype: DType) -> np.ndarray:
     padded = np.zeros(-(-codes.size // per_byte) * per_byte, dtype=np.uint8)
     padded[: codes.size] = codes
     shifted = padded.reshape(-1, per_byte) << np.arange(0, 8, dtype.bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
+    packed: np.ndarray = np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
+    return packed
 
 
 def tensor_header(shape: Sequence[int], dtype: DType, name: str = "") -> onnx.TensorProto:
@@ -187,19 +190,21 @@ def tensor_header(shape: Sequence[int], dtype: DType, name: str = "") -> onnx.Te
     return onnx.TensorProto(dims=[int(d) for d in shape], data_type=int(dtype), name=name)
 
 
-def write_tensor(data: torch.Tensor | np.ndarray | TypedTensor, name: str = "", dtype: DType | None = None) -> onnx.TensorProto:
+def write_tensor(
+    data: torch.Tensor | np.ndarray | TypedTensor, name: str = "", dtype: DType | None = None
+) -> onnx.TensorProto:
     """A tensor message with its data inside."""
     if isinstance(data, TypedTensor):
-        data, dtype = data.data, data.dtype
+        return write_tensor(data.data, name, data.dtype)
     if isinstance(data, np.ndarray):
-        if data.dtype == object or data.dtype.kind in "US":
+        if data.dtype.kind == "O" or data.dtype.kind in "US":
             proto = tensor_header(data.shape, DType.STRING, name)
             proto.string_data.extend(s if isinstance(s, bytes) else str(s).encode() for s in data.reshape(-1))
             return proto
         data = torch.from_numpy(np.ascontiguousarray(data)).reshape(data.shape)
-    dtype = dtype or DType.of(data.dtype)
-    proto = tensor_header(data.shape, dtype, name)
-    proto.raw_data = pack(data, dtype).tobytes()
+    kind = dtype or DType.of(data.dtype)
+    proto = tensor_header(data.shape, kind, name)
+    proto.raw_data = pack(data, kind).tobytes()
     return proto
 
 
