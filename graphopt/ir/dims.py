@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
 Dim: TypeAlias = Union[int, "sympy.Expr", None]
 Shape: TypeAlias = tuple[Dim, ...]
