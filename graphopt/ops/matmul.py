@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm and Einsum."""
+"""Matrix products: MatMul, Gemm and Einsum; and the determinant."""
 
 from __future__ import annotations
 
@@ -235,10 +235,35 @@ def einsum_macs(node: Node) -> Dim:
     return total
 
 
+# -- Det
+
+
+def infer_det(node: Node) -> list[ValueType]:
+    """Type rule of Det: the batch dimensions."""
+    x = input_type(node, 0)
+    if x.shape is None:
+        return [TensorType(x.dtype)]
+    if len(x.shape) < 2:
+        raise ShapeError(f"input has rank {len(x.shape)}, at least 2 is needed", where=node.describe())
+    _check_inner(node, x.shape[-2], x.shape[-1])
+    return [TensorType(x.dtype, x.shape[:-2])]
+
+
+def det(x: torch.Tensor) -> torch.Tensor:
+    """ONNX Det of x [..., M, M]."""
+    return torch.det(x)
+
+
+def relate_det(node: Node) -> Relation:
+    """Batch dimensions go through."""
+    return labels(node, "... !m !m -> ...", reasons={"m": "a determinant needs its whole matrix"})
+
+
 register(
     Operator("MatMul", infer_matmul, matmul, relate_matmul, matmul_macs, inline=True),
     Operator("Gemm", infer_gemm, gemm, relate_gemm, gemm_macs),
     Operator("Einsum", infer_einsum, einsum, relate_einsum, einsum_macs, inline=True),
+    Operator("Det", infer_det, det, relate_det, inline=True),
 )
 
 __all__ = ["Equation", "gemm", "infer_matmul", "matmul", "matmul_shape", "relate_matmul"]

@@ -111,6 +111,11 @@ def test_einsum_macs_of_what_torch_does_not_count():
     assert (macs, flops) == (12, 0)
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (4, 3, 3), (2, 4, 2, 2), (1, 1)])
+def test_det(shape):
+    check("Det", [array(*shape)], symbolic={0: (*"abcd"[: len(shape) - 2], *shape[-2:])})
+
+
 @pytest.mark.parametrize(
     ("op", "shapes", "attributes", "words"),
     [("MatMul", [(3, 4), (5, 6)], {}, "inner dimensions 4 and 5"), ("MatMul", [(), (5, 6)], {}, "scalar"),
