@@ -101,6 +101,17 @@ class Builder:
         self.insert(node)
         return node.output if outputs is None else list(node.outputs)
 
+    def like(self, node: Node, *inputs: Operand, **attributes: Attribute) -> Value:
+        """Makes a node with the operator and attributes of `node`, some of them changed, and returns its first output.
+
+        Args:
+            node: the example.
+            inputs: as above.
+            attributes: in place of the example's; ``None`` leaves one out.
+        """
+        changed: dict[str, Any] = {**node.attributes, **attributes}
+        return self(node.op, *inputs, outputs=len(node.outputs), domain=node.domain, **changed)[0]
+
     def insert(self, node: Node) -> Node:
         """Links a detached node in."""
         if self.before is None:

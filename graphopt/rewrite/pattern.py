@@ -89,6 +89,13 @@ class Var(Pattern):
         return False
 
 
+class Anything(Pattern):
+    """Any value, or none; bound to nothing."""
+
+    def match(self, value: Value | None, state: State, then: Then) -> bool:
+        return then()
+
+
 class Variadic(Pattern):
     """All remaining inputs of a node, left-out ones included. Stands last in an operator's inputs."""
 
@@ -215,8 +222,14 @@ class NodePattern(Pattern):
         self._keys = frozenset(keys)
         self.inputs = tuple(inputs)
         self.attributes = dict(attributes)
+        self.conditions: list[Callable[[Node], bool]] = []
         self.name = ""
         self.is_shared = False
+
+    def when(self, condition: Callable[[Node], bool]) -> NodePattern:
+        """The same pattern, for nodes that fulfil a condition only. Nodes that do not are no match, and no miss."""
+        self.conditions.append(condition)
+        return self
 
     def named(self, name: str) -> NodePattern:
         """The same pattern; the match gives its node as ``m.node(name)``."""
@@ -239,7 +252,7 @@ class NodePattern(Pattern):
         bound = state.nodes.get(self)
         if bound is not None:
             return bound is node and then()
-        if (node.domain, node.op) not in self._keys or not self._attributes_fit(node):
+        if (node.domain, node.op) not in self._keys or not self._fits(node):
             return False
         state.nodes[self] = node
         if any(self._match_inputs(order, state, then) for order in self._orders(node)):
@@ -247,7 +260,7 @@ class NodePattern(Pattern):
         del state.nodes[self]
         return False
 
-    def _attributes_fit(self, node: Node) -> bool:
+    def _fits(self, node: Node) -> bool:
         for name, wanted in self.attributes.items():
             try:
                 found = attribute(node, name)
@@ -255,7 +268,7 @@ class NodePattern(Pattern):
                 found = None
             if not (wanted(found) if callable(wanted) else _same(found, wanted)):
                 return False
-        return True
+        return all(condition(node) for condition in self.conditions)
 
     def _orders(self, node: Node) -> list[list[Value | None]]:
         inputs = list(node.inputs)
@@ -346,6 +359,10 @@ class Patterns:
         """One of several patterns."""
         return Any_(*choices)
 
+    def anything(self) -> Pattern:
+        """Any value, or an input that is left out."""
+        return Anything()
+
     def optional(self, inner: Pattern) -> Pattern:
         """A pattern or nothing; its variables are bound to ``None`` then."""
         return Optional(inner)
@@ -354,9 +371,9 @@ class Patterns:
         """Any constant, bound to a variable."""
         return Constant(inner)
 
-    def const(self, number: float, tolerance: float = 0.0) -> Pattern:
+    def const(self, number: float, inner: Pattern | None = None, tolerance: float = 0.0) -> Pattern:
         """A constant whose elements all equal `number`, whatever its shape; never a trainable parameter."""
-        return Constant(None, number, tolerance)
+        return Constant(inner, number, tolerance)
 
     def where(self, inner: Pattern, condition: Callable[[Value], bool]) -> Pattern:
         """A pattern whose value fulfils a condition."""

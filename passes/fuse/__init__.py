@@ -1,1 +1,23 @@
-"""Passes that fuse neighbouring operators into one."""
+"""Fusion: layers that can be one become one. One pass, one file; importing this package registers them."""
+
+from graphopt.passes.fuse.fuse_affine import FuseAffine
+from graphopt.passes.fuse.fuse_bn_chain import FuseBatchNormChain
+from graphopt.passes.fuse.fuse_bn_conv import FuseBatchNormConv
+from graphopt.passes.fuse.fuse_conv_bn import FuseConvBatchNorm
+from graphopt.passes.fuse.fuse_gemm import FuseGemm
+from graphopt.passes.fuse.fuse_linear import FuseLinear
+from graphopt.passes.fuse.fuse_pad import FusePad
+from graphopt.passes.fuse.merge_affine import MergeAffine
+from graphopt.pipeline import register_alias
+
+register_alias(
+    "fuse",
+    "fuse-pad,fuse-conv-bn,fuse-affine,fuse-bn-conv,fuse-bn-chain,merge-affine,fuse-linear,fuse-gemm",
+    repeat=4,
+    doc="Fold normalisations, constants and paddings into the layers beside them, and layers into one another.",
+)
+
+__all__ = [
+    "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseConvBatchNorm", "FuseGemm", "FuseLinear", "FusePad",
+    "MergeAffine",
+]  # fmt: skip

@@ -1,0 +1,106 @@
+"""Constants that scale or shift what goes into, or comes out of, a linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.ops.builder import Builder
+from graphopt.passes.fuse.affine import of_arithmetic, scaling, shifting
+from graphopt.passes.fuse.constants import FusePass
+from graphopt.passes.fuse.linear import Linear, LinearRule, convolution, product
+from graphopt.pipeline import register
+from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Var
+
+
+class _After(LinearRule):
+    def rewrite(self, op: Builder, m: Match) -> Result:
+        layer = Linear.of(m)
+        if isinstance(layer, Failure):
+            return layer
+        affine = of_arithmetic(m, m["c"], layer.axis, layer.channels_out)
+        return affine if isinstance(affine, Failure) else self.after(op, m, layer, affine)
+
+
+class _Before(LinearRule):
+    def rewrite(self, op: Builder, m: Match) -> Result:
+        layer = Linear.of(m)
+        if isinstance(layer, Failure):
+            return layer
+        affine = of_arithmetic(m, m["c"], layer.axis, layer.channels_in)
+        return affine if isinstance(affine, Failure) else self.before(op, m, layer, affine)
+
+
+class ConvScale(_After):
+    """conv(x) * c, conv(x) / c, with a number c per channel or for all, is a conv with scaled weights. Contract: exact.
+
+    Conditions: weights and c are constants, c varies along the channels (dimension 1) only, and nothing else reads the
+    convolution's output.
+    """
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return scaling(op, convolution(op, x, w, b), c)
+
+
+class ConvShift(_After):
+    """conv(x) + c, conv(x) - c, c - conv(x) is a conv with another bias. Contract and conditions: as `ConvScale`."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return shifting(op, convolution(op, x, w, b), c)
+
+
+class LinearScale(_After):
+    """As `ConvScale`, for matrix products and their last dimension."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return scaling(op, product(op, x, w, b), c)
+
+
+class LinearShift(_After):
+    """As `ConvShift`, for matrix products and their last dimension. A constant added to a bare MatMul is its bias."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        view = op.Transpose(op.constant(w), perm=(1, 0)).named("linear.view")
+        matmul = op.MatMul(x, op.any(op.constant(w), view)).named("linear")
+        gemm = op.Gemm(x, op.constant(w), op.optional(op.constant(b)), transA=0).named("linear")
+        return shifting(op, op.any(gemm, op.Add(matmul, op.constant(b))), c)
+
+
+class ScaleConv(_Before):
+    """conv(x * c), conv(x / c) is a conv with scaled weights. Contract and conditions: as `ConvScale`."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return convolution(op, scaling(op, x, c), w, b)
+
+
+class ShiftConv(_Before):
+    """conv(x + c), conv(x - c), conv(c - x) is a conv with another bias.
+
+    Contract: exact. Conditions: as `ConvScale`; and the convolution does not pad, and is not transposed.
+    """
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return convolution(op, shifting(op, x, c), w, b)
+
+
+class ScaleLinear(_Before):
+    """As `ScaleConv`, for matrix products and the last dimension of x."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return product(op, scaling(op, x, c), w, b)
+
+
+class ShiftLinear(_Before):
+    """As `ShiftConv`, for matrix products and the last dimension of x."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
+        return product(op, shifting(op, x, c), w, b)
+
+
+@register("fuse-affine")
+@dataclass(frozen=True)
+class FuseAffine(FusePass):
+    """Fold constants that are added, subtracted, multiplied with or divided by into the linear layer beside them."""
+
+    rules = (ConvScale, ConvShift, LinearScale, LinearShift, ScaleConv, ShiftConv, ScaleLinear, ShiftLinear)
+    looks_for = frozenset({"Add", "Sub", "Mul", "Div"})

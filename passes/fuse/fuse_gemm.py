@@ -1,0 +1,53 @@
+"""Matrix products with a bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.ir import Value
+from graphopt.ir import dims as D
+from graphopt.ops.builder import Builder
+from graphopt.passes.fuse.constants import FusePass
+from graphopt.pipeline import register
+from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var
+
+
+class MatMulAdd(Rule):
+    """MatMul(a, w) + c, and MatMul(a, Transpose(w)) + c, is a Gemm.
+
+    Contract: exact. Conditions: floats; a and w have two dimensions; c broadcasts to the product without stretching it.
+    """
+
+    def pattern(self, op: Patterns, a: Var, w: Var, c: Var) -> Pattern:
+        factor = op.any(op.Transpose(w, perm=(1, 0)).named("view"), w)
+        return op.Add(op.MatMul(a, factor).named("matmul").when(_is_float), c)
+
+    def rewrite(self, op: Builder, m: Match) -> Result:
+        product = m.node("matmul").output
+        if m["a"].rank != 2 or m["w"].rank != 2:
+            return m.fail("an operand has other than two dimensions")
+        if not _fits(m["c"], product):
+            return m.fail("what is added stretches the product")
+        op.in_module(m.node("matmul").origin.module)
+        return op.Gemm(m["a"], m["w"], m["c"], transB=1 if m.has("view") else None)
+
+
+def _is_float(node: object) -> bool:
+    value: Value = node.output  # type: ignore[attr-defined]
+    return value.dtype.is_float
+
+
+def _fits(c: Value, product: Value) -> bool:
+    if c.shape is None or product.shape is None or len(c.shape) > 2:
+        return False
+    aligned = product.shape[2 - len(c.shape) :]
+    return all(extent == 1 or D.same(extent, dim) for extent, dim in zip(c.shape, aligned, strict=True))
+
+
+@register("fuse-gemm")
+@dataclass(frozen=True)
+class FuseGemm(FusePass):
+    """Make a Gemm of a matrix product and what is added to it, where both are matrices."""
+
+    rules = (MatMulAdd,)
+    looks_for = frozenset({"MatMul"})

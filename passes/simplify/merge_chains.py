@@ -1,0 +1,17 @@
+"""Chains of views and casts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.passes.simplify import chains
+from graphopt.pipeline import register
+from graphopt.rewrite import RewritePass
+
+
+@register("merge-chains")
+@dataclass(frozen=True)
+class MergeChains(RewritePass):
+    """Merge reshapes of reshapes, transposes of transposes, casts of casts, pads of pads."""
+
+    rules = chains.RULES
