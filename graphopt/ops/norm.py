@@ -220,7 +220,7 @@ def layer_norm(
     stash_type: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ONNX LayerNormalization over the dimensions from `axis`: the result, mean and inverse standard deviation."""
-    shape = x.shape[axis:] if axis < 0 else x.shape[axis % max(x.dim(), 1) :]
+    shape = x.shape[axis:]
     precise, stash = _accumulation(x, stash_type), DType(stash_type).torch
     if precise == x.dtype and scale.shape == shape and (b is None or b.shape == shape):
         y, mean, deviation = torch.native_layer_norm(x, shape, scale, b, epsilon)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -64,12 +63,14 @@ def _coordinates(index: torch.Tensor, extents: Sequence[int]) -> list[torch.Tens
     return found[::-1]
 
 
-def _onnx_indices(index: torch.Tensor, padded: Sequence[int], w: Windows, x: torch.Tensor, order: int) -> torch.Tensor:
+def _onnx_indices(
+    index: torch.Tensor, padded: Sequence[int], begins: Sequence[int], x: torch.Tensor, order: int
+) -> torch.Tensor:
     """Turns torch's positions in the padded plane into ONNX's in the whole unpadded tensor."""
     extents = list(x.shape[2:])
-    if order == 0 and list(padded) == extents:
+    if order == 0 and not any(begins) and list(padded) == extents:
         return index + _plane_offsets(x)
-    at = [c - b for c, b in zip(_coordinates(index, padded), w.begins, strict=True)]
+    at = [c - b for c, b in zip(_coordinates(index, padded), begins, strict=True)]
     strides = [math.prod(extents[i + 1 :]) for i in range(len(extents))]
     if order:
         strides = [math.prod(extents[:i]) for i in range(len(extents))]
@@ -92,18 +93,16 @@ def max_pool(
     rank = spatial_rank(x, "MaxPool")
     w = Windows.resolve(x, kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    narrow = x.dtype in (torch.int8, torch.uint8)
-    data = x.float() if narrow else x
-    if w.is_plain:
-        y, index = function(data, w.kernel, w.strides, w.begins, w.dilations, w.ceil, return_indices=True)
-        padded, w = list(x.shape[2:]), replace(w, begins=[0] * rank)
-    else:
+    data, pads, begins, ceil = x, w.begins, [0] * rank, w.ceil
+    if x.dtype in (torch.int8, torch.uint8):  # torch pools no bytes
+        data = x.float()
+    if not w.is_plain:
         lowest = -math.inf if data.is_floating_point() else torch.iinfo(data.dtype).min
-        data = w.pad(data, lowest)
-        y, index = function(data, w.kernel, w.strides, 0, w.dilations, return_indices=True)
-        padded = list(data.shape[2:])
-    y = y.to(x.dtype) if narrow else y
-    return (y, _onnx_indices(index, padded, w, x, storage_order)) if outputs > 1 else y
+        data, pads, begins, ceil = w.pad(data, lowest), [0] * rank, w.begins, False
+    if outputs == 1:
+        return function(data, w.kernel, w.strides, pads, w.dilations, ceil).to(x.dtype)
+    y, index = function(data, w.kernel, w.strides, pads, w.dilations, ceil, return_indices=True)
+    return y.to(x.dtype), _onnx_indices(index, list(data.shape[2:]), begins, x, storage_order)
 
 
 # -- AveragePool and LpPool
@@ -113,9 +112,8 @@ def _window_sum(x: torch.Tensor, w: Windows) -> torch.Tensor:
     """Sums of `x` [N, C, padded...] over the windows, by a convolution with ones."""
     rank = len(w.kernel)
     function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    planes = x.reshape(x.shape[0] * x.shape[1], 1, *x.shape[2:])
-    sums = function(planes, x.new_ones(1, 1, *w.kernel), None, w.strides, 0, w.dilations)
-    return sums.reshape(*x.shape[:2], *sums.shape[2:])
+    channels = x.shape[1]
+    return function(x, x.new_ones(channels, 1, *w.kernel), None, w.strides, 0, w.dilations, channels)
 
 
 def average_pool(
@@ -135,14 +133,8 @@ def average_pool(
     if w.is_plain and all(d == 1 for d in w.dilations):
         function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
         return function(x, w.kernel, w.strides, w.begins, w.ceil, bool(count_include_pad))
-    ones = x.new_ones(1, 1, *x.shape[2:])
-    if count_include_pad:
-        amounts = [a for i in reversed(range(rank)) for a in (w.begins[i], w.ends[i])]
-        ones = F.pad(ones, amounts, value=1.0)
-        cells = replace(w, begins=[0] * rank)
-    else:
-        cells = w
-    return _window_sum(w.pad(x, 0), w) / _window_sum(cells.pad(ones, 0), cells)
+    counted = w.pad(x.new_ones(1, 1, *x.shape[2:]), 0, inner=1 if count_include_pad else None)
+    return _window_sum(w.pad(x, 0), w) / _window_sum(counted, w)
 
 
 def lp_pool(

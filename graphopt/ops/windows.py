@@ -106,8 +106,8 @@ class Windows:
         dilations: steps inside a window.
         begins: pads before the first element.
         ends: pads behind the last element, as stated by the operator.
-        counts: numbers of windows.
         ceil: the last windows may reach beyond the padded end.
+        same: pads were chosen so that there are ``ceil(size / stride)`` windows.
     """
 
     kernel: list[int]
@@ -115,8 +115,8 @@ class Windows:
     dilations: list[int]
     begins: list[int]
     ends: list[int]
-    counts: list[int]
     ceil: bool = False
+    same: bool = False
 
     @classmethod
     def resolve(
@@ -138,28 +138,40 @@ class Windows:
         elif auto_pad == "VALID":
             pads = [0] * 2 * rank
         begins, ends = pads[:rank], pads[rank:]
-        fixed = "NOTSET" if auto_pad == "VALID" else auto_pad
-        counts = []
-        for i, size in enumerate(x.shape[2:]):
-            count = window_extent(size, kernel[i], strides[i], dilations[i], begins[i], ends[i], fixed, ceil)
-            assert isinstance(count, int)
-            counts.append(count)
-        return cls(list(kernel), strides, dilations, begins, ends, counts, ceil)
+        return cls(list(kernel), strides, dilations, begins, ends, ceil, auto_pad.startswith("SAME"))
 
     @property
     def is_plain(self) -> bool:
         """True when torch's pools take these pads as they are: the same on both sides, and at most half a window."""
         return self.begins == self.ends and all(2 * b <= k for b, k in zip(self.begins, self.kernel, strict=True))
 
-    def pad(self, x: torch.Tensor, value: float) -> torch.Tensor:
-        """Pads (or crops) `x` with `value` so that exactly the windows fit."""
-        amounts: list[int] = []
-        for dim in reversed(range(len(self.kernel))):
-            size = x.shape[2 + dim]
-            reach = self.dilations[dim] * (self.kernel[dim] - 1) + 1
-            needed = (self.counts[dim] - 1) * self.strides[dim] + reach - size - self.begins[dim]
-            amounts += [self.begins[dim], needed]
-        return F.pad(x, amounts, value=value) if any(amounts) else x
+    def reach(self, dim: int, size: int) -> int:
+        """Where the last window over `size` elements ends, counted from the first pad of spatial dimension `dim`.
+
+        Plain arithmetic, so that torch may trace it with symbolic sizes.
+        """
+        stride, extent = self.strides[dim], self.dilations[dim] * (self.kernel[dim] - 1) + 1
+        if self.same:
+            return (-(-size // stride) - 1) * stride + extent
+        begin, room = self.begins[dim], size + self.begins[dim] + self.ends[dim] - extent
+        last = min(-(-room // stride), -(-(size + begin) // stride) - 1) if self.ceil else room // stride
+        return last * stride + extent
+
+    def pad(self, x: torch.Tensor, value: float, inner: float | None = None) -> torch.Tensor:
+        """Pads (or crops) `x` so that exactly the windows fit.
+
+        Args:
+            x: [N, C, spatial...].
+            value: of the pads.
+            inner: of the pads that the operator states, where they differ from what windows reach beyond them.
+        """
+        rank = len(self.kernel)
+        sizes = [self.reach(i, x.shape[2 + i]) for i in range(rank)]
+        if inner is not None:
+            x = F.pad(x, [p for i in reversed(range(rank)) for p in (self.begins[i], self.ends[i])], value=inner)
+        begins = self.begins if inner is None else [0] * rank
+        amounts = [p for i in reversed(range(rank)) for p in (begins[i], sizes[i] - x.shape[2 + i] - begins[i])]
+        return F.pad(x, amounts, value=value)
 
 
 def spatial_rank(x: torch.Tensor, what: str) -> int:

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from graphopt.errors import ShapeError
-from graphopt.ops import execute, record_of
+from graphopt.ops import execute, find, record_of
 from tests.ops.oracle import check, graph_of
 
 RNG = np.random.default_rng(0)
@@ -159,3 +159,11 @@ def test_rotary_errors(shape, words):
     _, node = graph_of("RotaryEmbedding", [array(*shape), array(2, 5, 4), array(2, 5, 4)])
     with pytest.raises(ShapeError, match=words):
         record_of(node).infer(node)
+
+
+def test_the_number_of_outputs_is_no_attribute():
+    record = find("Attention")
+    assert record.counts_outputs
+    assert "outputs" not in record.attributes
+    _, node = graph_of("Attention", qkv(), 3)
+    assert len(execute(node, [torch.from_numpy(a) for a in qkv()])) == 3

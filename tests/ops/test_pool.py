@@ -6,7 +6,7 @@ import torch
 
 from graphopt.errors import ShapeError
 from graphopt.ir.dims import symbol
-from graphopt.ops import execute, record_of
+from graphopt.ops import execute, find, record_of
 from tests.ops.oracle import check, graph_of, onnx_model, run_onnx
 
 RNG = np.random.default_rng(0)
@@ -104,6 +104,23 @@ def test_max_unpool(extent):
     if extent == 4:
         check("MaxUnpool", [y, index], symbolic={0: ("n", 3, "h", "w")}, **pool)
     check("MaxUnpool", [y, index, np.array(x.shape)], constant=[2], **pool)
+
+
+def test_indices_where_the_padded_plane_is_as_large():
+    check("MaxPool", [array(1, 2, 5, 5)], 2, kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_pools_export_with_dynamic_sizes(op):
+    class Pool(torch.nn.Module):
+        def forward(self, x):
+            attributes = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 0, 0, 1), "dilations": (1, 2)}
+            return find(op).compute(x, **attributes, **({"outputs": 1} if op == "MaxPool" else {}))
+
+    size = torch.export.Dim("size", min=6, max=64)
+    program = torch.export.export(Pool(), (torch.rand(1, 2, 9, 9),), dynamic_shapes=({2: size},))
+    x = torch.rand(1, 2, 14, 9)
+    torch.testing.assert_close(program.module()(x), Pool()(x))
 
 
 def test_ceil_never_starts_a_window_behind_the_end():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from graphopt.errors import OptionError, ShapeError
 from graphopt.ops import execute, record_of
@@ -125,8 +126,14 @@ def test_input_forget():
 
 @pytest.mark.parametrize("op", OPS)
 def test_macs(op):
-    _, node = graph_of(op, inputs(op, 2), outputs(op), direction="bidirectional", hidden_size=H)
-    assert record_of(node).macs(node) == T * B * 2 * GATES[op] * H * (X + H)
+    found = inputs(op, 2)
+    _graph, node = graph_of(op, found, outputs(op), direction="bidirectional", hidden_size=H)
+    macs = record_of(node).macs(node)
+    assert macs == T * B * 2 * GATES[op] * H * (X + H)
+    node.attributes["clip"] = 100.0  # takes the loop, whose products torch counts
+    with FlopCounterMode(display=False) as counter:
+        execute(node, [torch.from_numpy(a) for a in found])
+    assert counter.get_total_flops() == 2 * macs
 
 
 @pytest.mark.parametrize("op", OPS)
