@@ -48,9 +48,7 @@ def _check_others(node: Node, shapes: Sequence[Shape], axis: int) -> None:
     for d in range(len(shapes[0])):
         numbers = {shape[d] for shape in shapes if isinstance(shape[d], int)}
         if d != axis and len(numbers) > 1:
-            raise ShapeError(
-                f"inputs differ along dimension {d}: {sorted(map(str, numbers))}", where=node.describe()
-            )
+            raise ShapeError(f"inputs differ along dimension {d}: {sorted(map(str, numbers))}", where=node.describe())
 
 
 def evaluate_concat(node: Node) -> list[np.ndarray | None]:
@@ -58,9 +56,7 @@ def evaluate_concat(node: Node) -> list[np.ndarray | None]:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts) or all(d is None for part in known for d in part.flat):
         return [None]
-    return [
-        np.concatenate(known, attribute(node, "axis")) if sum(p.size for p in known) <= MAX_KNOWN else None
-    ]
+    return [np.concatenate(known, attribute(node, "axis")) if sum(p.size for p in known) <= MAX_KNOWN else None]
 
 
 def relate_concat(node: Node) -> Relation:

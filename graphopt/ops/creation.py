@@ -135,15 +135,11 @@ def infer_eye_like(node: Node) -> list[ValueType]:
 # -- OneHot
 
 
-def one_hot(
-    indices: torch.Tensor, depth: torch.Tensor | int, values: torch.Tensor, *, axis: int = -1
-) -> torch.Tensor:
+def one_hot(indices: torch.Tensor, depth: torch.Tensor | int, values: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
     """ONNX OneHot: `values` holds off and on; negative indices count from `depth`, others out of range are all off."""
     count = int(scalar(depth))
     index = indices.long()
-    hits = torch.where(index < 0, index + count, index).unsqueeze(-1) == torch.arange(
-        count, device=indices.device
-    )
+    hits = torch.where(index < 0, index + count, index).unsqueeze(-1) == torch.arange(count, device=indices.device)
     result = torch.where(hits, values[1], values[0])
     return result.movedim(-1, axis)
 
@@ -155,13 +151,7 @@ def infer_one_hot(node: Node) -> list[ValueType]:
     axis = normalise_axis(attribute(node, "axis"), len(indices.shape) + 1, node)
     depth = node.operand(1)
     known = integers(depth)
-    size = (
-        known[0]
-        if known
-        else int(depth.data.item())
-        if depth.is_constant and depth.data is not None
-        else None
-    )
+    size = known[0] if known else int(depth.data.item()) if depth.is_constant and depth.data is not None else None
     return [TensorType(values.dtype, (*indices.shape[:axis], size, *indices.shape[axis:]))]
 
 

@@ -107,9 +107,7 @@ def resize_axis(x: torch.Tensor, stretch: Stretch, how: Filter) -> torch.Tensor:
         return x
     position = source_positions(stretch, how.coordinates).to(x.device)
     outside = (position < 0) | (position > stretch.old - 1)
-    return x.masked_fill(
-        outside.reshape([-1 if d == stretch.axis else 1 for d in range(x.dim())]), how.extrapolation
-    )
+    return x.masked_fill(outside.reshape([-1 if d == stretch.axis else 1 for d in range(x.dim())]), how.extrapolation)
 
 
 def torch_interpolate(x: torch.Tensor, stretches: Sequence[Stretch], how: Filter) -> torch.Tensor | None:

@@ -80,13 +80,7 @@ def infer_pad(node: Node) -> list[ValueType]:
 def evaluate_pad(node: Node) -> list[np.ndarray | None]:
     known, amounts = contents(node.input(0)), static_integers(node.input(1))
     fill = [0] if node.input(2) is None else integers(node.input(2))
-    if (
-        known is None
-        or amounts is None
-        or fill is None
-        or node.input(3) is not None
-        or min(amounts, default=0) < 0
-    ):
+    if known is None or amounts is None or fill is None or node.input(3) is not None or min(amounts, default=0) < 0:
         return [None]
     if attribute(node, "mode") != "constant":
         return [None]
@@ -124,10 +118,7 @@ def shrink_pad(node: Node, edit: Shrinkage) -> None:
     new: dict[int, int] = {}
     for dim, (begin, end, place) in pads.items():
         size = x.shape[dim]
-        if (
-            not (isinstance(begin, int) and isinstance(end, int) and isinstance(size, int))
-            or begin == end == 0
-        ):
+        if not (isinstance(begin, int) and isinstance(end, int) and isinstance(size, int)) or begin == end == 0:
             continue
         if begin < 0 or end < 0:
             first, last = (
@@ -171,9 +162,7 @@ def _targets(node: Node) -> dict[int, tuple[Dim, int]] | None:
     shape: Sequence[Dim] = integers(node.input(1)) or [None] * len(axes)
     if len(shape) != len(axes):
         raise ShapeError(f"{len(shape)} sizes for {len(axes)} axes", where=node.describe())
-    return {
-        normalise_axis(a, rank, node): (size, i) for i, (a, size) in enumerate(zip(axes, shape, strict=True))
-    }
+    return {normalise_axis(a, rank, node): (size, i) for i, (a, size) in enumerate(zip(axes, shape, strict=True))}
 
 
 def infer_center_crop_pad(node: Node) -> list[ValueType]:
@@ -200,9 +189,7 @@ def shrink_center_crop_pad(node: Node, edit: Shrinkage) -> None:
     targets = _targets(node)
     if not targets or integers(node.input(1)) is None:
         return
-    new = {
-        place: edit.size(node.output, dim) for dim, (old, place) in targets.items() if isinstance(old, int)
-    }
+    new = {place: edit.size(node.output, dim) for dim, (old, place) in targets.items() if isinstance(old, int)}
     rewrite(node, 1, edit, {place: size for place, size in new.items() if isinstance(size, int)})
 
 

@@ -69,9 +69,7 @@ def bernoulli(x: torch.Tensor, *, dtype: int | None = None, seed: float | None =
     return (drawn < x).to(x.dtype if dtype is None else DType(dtype).torch)
 
 
-def multinomial(
-    x: torch.Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None
-) -> torch.Tensor:
+def multinomial(x: torch.Tensor, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> torch.Tensor:
     """ONNX Multinomial: x [batch, classes] holds unnormalised log-probabilities; gives class indices."""
     drawn = torch.multinomial(
         x.float().softmax(-1), sample_size, replacement=True, generator=_generator(seed, x.device)

@@ -123,9 +123,7 @@ def _divide(a: Dim, b: Dim) -> Dim:
     return ratio if D.same(D.mul(ratio, b), a) else None
 
 
-def _factor_group(
-    found: Refinement, source: Shape, target: Shape, left: Sequence[int], right: Sequence[int]
-) -> None:
+def _factor_group(found: Refinement, source: Shape, target: Shape, left: Sequence[int], right: Sequence[int]) -> None:
     i, j = len(left) - 1, len(right) - 1
     a, b = (source[left[i]] if left else 1), (target[right[j]] if right else 1)
     while i >= 0 and j >= 0:
@@ -164,16 +162,12 @@ def relate_row_major(source: Value, target: Value) -> Relation:
     return relation
 
 
-def _label(
-    relation: Relation, value: Value, found: Refinement, places: Sequence[int], ragged: Collection[int]
-) -> None:
+def _label(relation: Relation, value: Value, found: Refinement, places: Sequence[int], ragged: Collection[int]) -> None:
     for dim, size in enumerate(value.shape or ()):
         if size == 1:
             relation.axes[value, dim] = ()
         elif dim in ragged:
-            freeze(
-                relation, "its indices do not line up with whole dimensions on the other side", (value, dim)
-            )
+            freeze(relation, "its indices do not line up with whole dimensions on the other side", (value, dim))
         elif isinstance(size, int):
             members = [k for k, place in enumerate(places) if place == dim]
             sizes = {k: extent for k in members if isinstance(extent := found.factors[k].size, int)}

@@ -119,9 +119,7 @@ def new_sizes(node: Node) -> Mapping[int, Dim]:
         return dict.fromkeys(axes)
     wanted = integers(node.input(3)) or [None] * len(axes)
     if len(factors or wanted) != len(axes):
-        raise ShapeError(
-            f"{len(factors or wanted)} scales or sizes for {len(axes)} axes", where=node.describe()
-        )
+        raise ShapeError(f"{len(factors or wanted)} scales or sizes for {len(axes)} axes", where=node.describe())
     if factors:
         return {a: _scaled_dim(shape[a], f) for a, f in zip(axes, factors, strict=True)}
     policy = attribute(node, "keep_aspect_ratio_policy")
@@ -155,9 +153,7 @@ def relate_resize(node: Node) -> Relation:
         return relation
     sizes, factors = new_sizes(node), _scales(node)
     axes = _axes(node, len(x.shape))
-    movable = (
-        not isinstance(node.input(1), Value) or attribute(node, "coordinate_transformation_mode")[:2] != "tf"
-    )
+    movable = not isinstance(node.input(1), Value) or attribute(node, "coordinate_transformation_mode")[:2] != "tf"
     for dim, size in enumerate(x.shape):
         place = axes.index(dim) if dim in axes else -1
         kept = place < 0 or (D.same(size, sizes[dim]) and _stays(node, factors, place) and movable)

@@ -83,10 +83,7 @@ def col2im(
         starts = torch.arange((canvas[d] - reach) // strides[d] + 1) * strides[d]
         place = torch.arange(block[d])[:, None] * dilations[d] + starts
         # index is [blocks so far, columns so far]; a further dimension is the inner one of both
-        index = (
-            index.reshape(-1, 1, index.shape[-1] if index.dim() else 1, 1) * canvas[d]
-            + place[None, :, None, :]
-        )
+        index = index.reshape(-1, 1, index.shape[-1] if index.dim() else 1, 1) * canvas[d] + place[None, :, None, :]
         index = index.reshape(index.shape[0] * index.shape[1], -1)
     n, c = x.shape[0], x.shape[1] // math.prod(block)
     flat = x.new_zeros(n, c, math.prod(canvas))
@@ -114,9 +111,7 @@ def relate_col2im(node: Node) -> Relation:
         relation = Relation()
         freeze_all(relation, "the size of its blocks is not known", node.operand(0), node.output)
         return relation
-    return labels(
-        node, "n (c !k) *, *, * -> n c *", {"k": math.prod(block)}, {"k": "it is a spatial dimension"}
-    )
+    return labels(node, "n (c !k) *, *, * -> n c *", {"k": math.prod(block)}, {"k": "it is a spatial dimension"})
 
 
 register(

@@ -104,9 +104,7 @@ def relate_size(node: Node) -> Relation:
 # -- Range
 
 
-def range_(
-    start: torch.Tensor | float, limit: torch.Tensor | float, delta: torch.Tensor | float
-) -> torch.Tensor:
+def range_(start: torch.Tensor | float, limit: torch.Tensor | float, delta: torch.Tensor | float) -> torch.Tensor:
     """ONNX Range: ``start + i * delta`` below `limit`; the dtype is that of the inputs."""
     dtype = start.dtype if isinstance(start, torch.Tensor) else torch.int64
     first, last, step = scalar(start), scalar(limit), scalar(delta)

@@ -154,9 +154,7 @@ def relate_slice(node: Node) -> Relation:
     tie_dims(relation, x, y, ((d, d) for d in range(len(x.shape)) if d not in cuts))
     for axis, cut in cuts.items():
         index = _index(x.shape, axis, cut)
-        if index is None or not (
-            rewritable(node.input(1), cut.place) and rewritable(node.input(2), cut.place)
-        ):
+        if index is None or not (rewritable(node.input(1), cut.place) and rewritable(node.input(2), cut.place)):
             freeze(relation, "it is sliced between bounds that are not known", (x, axis), (y, axis))
         elif cut.step not in (1, -1):
             freeze(relation, "it is sliced with a step", (x, axis), (y, axis))

@@ -61,9 +61,7 @@ def depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> tor
     n, c, h, w = x.shape
     b = blocksize
     if mode == "CRD":
-        return (
-            x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b**2, h * b, w * b)
-        )
+        return x.reshape(n, c // b**2, b, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // b**2, h * b, w * b)
     return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
 
 
@@ -71,9 +69,7 @@ def space_to_depth(x: torch.Tensor, *, blocksize: int) -> torch.Tensor:
     """ONNX SpaceToDepth: [N, C, H*b, W*b] -> [N, b*b*C, H, W]; channels are (b b C)."""
     n, c, h, w = x.shape
     b = blocksize
-    return (
-        x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
-    )
+    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
 def _divided(node: Node, dim: Dim, by: int) -> Dim:

@@ -129,9 +129,7 @@ def rewrite(node: Node, index: int, edit: Shrinkage, elements: Mapping[int, int]
     if all(isinstance(item, int) for item in new):
         edit.set_constant(node, index, torch.tensor(new, dtype=dtype).reshape(contents(value).shape))  # type: ignore[union-attr]
         return
-    delta = [
-        elements[i] - item if i in elements and isinstance(item, int) else 0 for i, item in enumerate(old)
-    ]
+    delta = [elements[i] - item if i in elements and isinstance(item, int) else 0 for i, item in enumerate(old)]
     offset(node, index, torch.tensor(delta, dtype=dtype))
 
 

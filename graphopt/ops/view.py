@@ -45,9 +45,7 @@ def infer_reshape(node: Node) -> list[ValueType]:
 def _target_shape(node: Node, source: Shape | None, target: Sequence[Dim]) -> Shape:
     copies = not attribute(node, "allowzero")
     if copies and source is not None and any(d == 0 and i >= len(source) for i, d in enumerate(target)):
-        raise ShapeError(
-            f"0 in shape {list(target)} copies a dimension that the input lacks", where=node.describe()
-        )
+        raise ShapeError(f"0 in shape {list(target)} copies a dimension that the input lacks", where=node.describe())
     shape: list[Dim] = [
         (None if source is None else source[i]) if d == 0 and copies else d for i, d in enumerate(target)
     ]
@@ -114,9 +112,8 @@ def _new_shape(node: Node) -> Shape | None:
     if written.count(-1) <= 1:
         return tuple(written)
     movable = [i for i, d in enumerate(shape) if isinstance(d, int)]
-    return (
-        tuple(integers(node.input(1)) or ()) if all(rewritable(node.input(1), i) for i in movable) else None
-    )
+    in_place = movable and all(rewritable(node.input(1), i) for i in movable)
+    return tuple(integers(node.input(1)) or ()) if in_place else None
 
 
 def shrink_reshape(node: Node, edit: Shrinkage) -> None:
@@ -255,9 +252,7 @@ _RULES = {
 }
 
 register(
-    Operator(
-        "Reshape", infer_reshape, reshape, relate_reshape, evaluate=evaluate_reshape, shrink=shrink_reshape
-    ),
+    Operator("Reshape", infer_reshape, reshape, relate_reshape, evaluate=evaluate_reshape, shrink=shrink_reshape),
     Operator("Flatten", infer_flatten, flatten, relate_flatten, evaluate=evaluate_reshape),
     Operator("Squeeze", infer_squeeze, squeeze, relate_squeeze, evaluate=evaluate_reshape, inline=True),
     Operator("Unsqueeze", infer_unsqueeze, unsqueeze, relate_unsqueeze, evaluate=evaluate_reshape),

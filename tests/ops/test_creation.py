@@ -40,13 +40,16 @@ def check_attributes(op, inputs, mine, theirs):
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"value_int": 3}, {"value_ints": (1, 2)}, {"value_float": 1.5}, {"value_floats": (1.0, 2.0)}]
+    "attributes",
+    [{"value_int": 3}, {"value_ints": (1, 2)}, {"value_float": 1.5}, {"value_floats": (1.0, 2.0)}],
 )
 def test_constant(attributes):
     check_attributes("Constant", [], attributes, attributes)
 
 
-@pytest.mark.parametrize("data", [np.arange(6, dtype=np.float16).reshape(2, 3), np.array(True), np.zeros((0, 2), np.int8)])
+@pytest.mark.parametrize(
+    "data", [np.arange(6, dtype=np.float16).reshape(2, 3), np.array(True), np.zeros((0, 2), np.int8)]
+)
 def test_constant_tensor(data):
     check_attributes("Constant", [], {"value": torch.from_numpy(data)}, {"value": numpy_helper.from_array(data)})
 

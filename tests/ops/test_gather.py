@@ -19,7 +19,9 @@ def ints(*items, dtype=np.int64):
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("indices", [ints(0, 2, -1), ints(1, dtype=np.int32), np.array(2), ints([0, 1], [2, 2]), ints()])
+@pytest.mark.parametrize(
+    "indices", [ints(0, 2, -1), ints(1, dtype=np.int32), np.array(2), ints([0, 1], [2, 2]), ints()]
+)
 def test_gather(axis, indices):
     check("Gather", [array(3, 4, 5), indices], constant=[1], symbolic={0: ("a", "b", "c")}, axis=axis)
 
@@ -37,7 +39,12 @@ def test_gather_rejects_indices_out_of_range():
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_gather_elements(axis):
-    check("GatherElements", [array(3, 4, 5), RNG.integers(-3, 3, (2, 4, 3))], symbolic={1: ("a", "b", "c")}, axis=axis)
+    check(
+        "GatherElements",
+        [array(3, 4, 5), RNG.integers(-3, 3, (2, 4, 3))],
+        symbolic={1: ("a", "b", "c")},
+        axis=axis,
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,12 @@ def test_pad(mode, pads):
 @pytest.mark.parametrize("axes", [(1,), (-1, 0)])
 def test_pad_of_some_axes(axes):
     pads = ints(*range(1, 2 * len(axes) + 1))
-    check("Pad", [array(2, 5), pads, np.array(1.5, np.float32), ints(*axes)], constant=[1, 3], symbolic={0: ("n", "c")})
+    check(
+        "Pad",
+        [array(2, 5), pads, np.array(1.5, np.float32), ints(*axes)],
+        constant=[1, 3],
+        symbolic={0: ("n", "c")},
+    )
 
 
 def test_pad_crops():
@@ -52,4 +57,10 @@ def test_center_crop_pad(target):
 
 
 def test_center_crop_pad_of_some_axes():
-    check("CenterCropPad", [array(2, 5, 6), ints(4, 9)], constant=[1], symbolic={0: ("n", "a", "b")}, axes=[-1, 1])
+    check(
+        "CenterCropPad",
+        [array(2, 5, 6), ints(4, 9)],
+        constant=[1],
+        symbolic={0: ("n", "a", "b")},
+        axes=[-1, 1],
+    )

@@ -11,7 +11,9 @@ LIKE = ["RandomNormalLike", "RandomUniformLike", "Bernoulli"]
 
 def run(op, inputs=(), **attributes):
     graph = Graph()
-    node = graph.append(Node(op, [graph.add_input(f"x{i}", TensorType.of(x)) for i, x in enumerate(inputs)], attributes))
+    node = graph.append(
+        Node(op, [graph.add_input(f"x{i}", TensorType.of(x)) for i, x in enumerate(inputs)], attributes)
+    )
     (result,) = execute(node, inputs)
     assert record_of(node).infer(node) == [TensorType.of(result)]
     return result

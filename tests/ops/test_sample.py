@@ -51,4 +51,10 @@ def test_col2im(image, block, attributes):
         (image[d] + pads[d] + pads[d + rank] - dilations[d] * (block[d] - 1) - 1) // strides[d] + 1 for d in range(rank)
     ])  # fmt: skip
     x = array(2, 3 * np.prod(block), columns)
-    check("Col2Im", [x, ints(*image), ints(*block)], constant=[1, 2], symbolic={0: ("n", x.shape[1], "l")}, **attributes)
+    check(
+        "Col2Im",
+        [x, ints(*image), ints(*block)],
+        constant=[1, 2],
+        symbolic={0: ("n", x.shape[1], "l")},
+        **attributes,
+    )
