@@ -23,6 +23,14 @@ def complete_outputs(draft: Draft) -> None:
     for info, found in zip(outputs, inferred.graph.output, strict=True):
         if not _is_typed(info) and found.HasField("type"):
             info.type.CopyFrom(found.type)
+            _forget_made_up_names(info.type.tensor_type.shape)
+
+
+def _forget_made_up_names(shape: onnx.TensorShapeProto) -> None:
+    # Shape inference calls sizes that it knows nothing about unk__0, unk__1, ...
+    for dim in shape.dim:
+        if dim.dim_param.startswith("unk__"):
+            dim.ClearField("dim_param")
 
 
 def check(draft: Draft) -> None:

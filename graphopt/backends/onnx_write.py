@@ -16,8 +16,7 @@ from graphopt.backends.onnx_forms import form_at
 from graphopt.backends.onnx_names import Names
 from graphopt.backends.onnx_opset import OpVersion, trimmed, version_at, written_outputs
 from graphopt.ir import UNKNOWN, DType, Graph, Node, TensorType, Value
-from graphopt.ir.literals import SparseTensor
-from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_sparse, write_tensor, write_type
+from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_tensor, write_type
 
 #: Constants above this many bytes are weights: nothing in ONNX reads their contents to know a shape.
 BULK = 1024
@@ -87,7 +86,7 @@ class _Writer:
         for domain, version in {**self._domains, **info.domains}.items():
             model.opset_import.add(domain=domain, version=version)
         model.ir_version = self._ir_version(model)
-        model.producer_name = info.producer_name or "graphopt"
+        model.producer_name = info.producer_name if info.ir_version else "graphopt"
         model.producer_version = info.producer_version
         model.domain, model.doc_string = info.domain, info.doc
         model.model_version = info.model_version
@@ -185,10 +184,6 @@ class _Writer:
     # -- nodes
 
     def _node(self, node: Node, graph: onnx.GraphProto) -> None:
-        sparse = node.attributes.get("sparse_value") if node.op == "Constant" else None
-        if isinstance(sparse, SparseTensor) and sparse.initializer:
-            graph.sparse_initializer.append(write_sparse(sparse, self._names.of[node.output]))
-            return
         version = self._version(node.op, node.domain)
         names = self._names.of
         inputs: Sequence[Value | torch.Tensor | None] = node.inputs

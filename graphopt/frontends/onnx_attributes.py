@@ -42,7 +42,7 @@ class AttributeReader:
             _A.TENSOR: self._tensor,
             _A.GRAPH: lambda v: self._read_graph(v),
             _A.TYPE_PROTO: read_type,
-            _A.SPARSE_TENSOR: lambda v: read_sparse(v, self._external, initializer=False),
+            _A.SPARSE_TENSOR: lambda v: read_sparse(v, self._external),
         }
 
     def read(self, proto: onnx.AttributeProto) -> Attribute:

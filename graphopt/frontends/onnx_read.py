@@ -146,8 +146,8 @@ class _Reader:
 
     def _initializer(self, graph: Graph, name: str, proto: onnx.TensorProto | onnx.SparseTensorProto) -> Value:
         if isinstance(proto, onnx.SparseTensorProto):
-            sparse = read_sparse(proto, self._external, initializer=True)
-            # What reads it sees an ordinary tensor: only the storage is sparse.
+            sparse = read_sparse(proto, self._external)
+            # ONNX's checker lets no operator read a sparse initializer, but what a Constant node makes of one.
             value = Value(TensorType(sparse.dtype, sparse.shape), name)
             graph.append(Node("Constant", attributes={"sparse_value": sparse}, outputs=[value]))
             return value

@@ -230,7 +230,7 @@ def _same_literal(a: Any, b: Any) -> bool:
         return a.dtype == b.dtype and _same_data(a.data, b.data)
     if isinstance(a, SparseTensor):
         return (
-            (a.shape, a.dtype, a.initializer) == (b.shape, b.dtype, b.initializer)
+            (a.shape, a.dtype) == (b.shape, b.dtype)
             and _same_data(a.values, b.values)
             and _same_data(a.indices, b.indices)
         )

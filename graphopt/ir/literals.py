@@ -33,14 +33,12 @@ class SparseTensor:
         indices: int64; their positions, of shape [nnz, rank], or [nnz] when linearised.
         shape: of the dense tensor.
         dtype: the element type.
-        initializer: it stood in the file as an initializer, not in a Constant node, and is written as one.
     """
 
     values: torch.Tensor | np.ndarray
     indices: torch.Tensor
     shape: tuple[int, ...]
     dtype: DType
-    initializer: bool = False
 
 
 class EmptyList(tuple[Any, ...]):

@@ -187,7 +187,7 @@ def pack(tensor: torch.Tensor, dtype: DType) -> np.ndarray:
 
 def tensor_header(shape: Sequence[int], dtype: DType, name: str = "") -> onnx.TensorProto:
     """A tensor message without its data."""
-    return onnx.TensorProto(dims=[int(d) for d in shape], data_type=int(dtype), name=name)
+    return onnx.TensorProto(dims=[int(d) for d in shape], data_type=int(dtype), name=name or None)
 
 
 def write_tensor(
@@ -208,7 +208,7 @@ def write_tensor(
     return proto
 
 
-def read_sparse(proto: onnx.SparseTensorProto, external: ReadExternal | None, initializer: bool) -> SparseTensor:
+def read_sparse(proto: onnx.SparseTensorProto, external: ReadExternal | None) -> SparseTensor:
     """A sparse tensor. Raises LoadError as `read_tensor` does, and for indices that do not fit the values."""
     values, dtype = read_tensor(proto.values, external)
     indices, _ = read_tensor(proto.indices, external)
@@ -218,14 +218,14 @@ def read_sparse(proto: onnx.SparseTensorProto, external: ReadExternal | None, in
         raise LoadError(
             f"sparse tensor '{proto.values.name}' has {count} values and indices of shape {list(indices.shape)}"
         )
-    return SparseTensor(values, indices, shape, dtype, initializer)
+    return SparseTensor(values, indices, shape, dtype)
 
 
-def write_sparse(sparse: SparseTensor, name: str = "") -> onnx.SparseTensorProto:
-    """A sparse tensor message; its name is the name of its values."""
+def write_sparse(sparse: SparseTensor) -> onnx.SparseTensorProto:
+    """A sparse tensor message."""
     return onnx.SparseTensorProto(
-        values=write_tensor(sparse.values, name, sparse.dtype),
-        indices=write_tensor(sparse.indices, f"{name}_indices" if name else "", DType.INT64),
+        values=write_tensor(sparse.values, dtype=sparse.dtype),
+        indices=write_tensor(sparse.indices),
         dims=sparse.shape,
     )
 
@@ -269,6 +269,8 @@ def write_type(kind: ValueType) -> onnx.TypeProto:
 @lru_cache(maxsize=4096)
 def _write_type(kind: ValueType) -> onnx.TypeProto:
     proto = onnx.TypeProto()
+    if kind == UNKNOWN:
+        return proto
     match kind:
         case TensorType():
             tensor: Any = proto.sparse_tensor_type if kind.sparse else proto.tensor_type
