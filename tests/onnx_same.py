@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import torch
 
-from graphopt.ir import Graph, Node, Value
+from graphopt.ir import UNKNOWN, Graph, Node, Value
 from graphopt.ir.literals import SparseTensor, TypedTensor
 
 
@@ -47,7 +47,8 @@ def _same_graph(a: Graph, b: Graph, match: dict[Value, Value], outermost: bool =
 def _same_node(a: Node, b: Node, match: dict[Value, Value]) -> None:
     where = a.describe()
     assert (a.name, a.doc, dict(a.metadata)) == (b.name, b.doc, dict(b.metadata)), where
-    assert a.origin.sources == b.origin.sources
+    if a.name:  # a node that an adapter added says so only in memory
+        assert a.origin.sources == b.origin.sources
     for x, y in zip(_trim(a.inputs), _trim(b.inputs), strict=True):
         assert (x is None) == (y is None), where
         if x is not None:
@@ -77,7 +78,8 @@ def _same_read(a: Value, b: Value, match: dict[Value, Value]) -> None:
 
 def _pair(a: Value, b: Value, match: dict[Value, Value]) -> None:
     if a.uses or a.name:
-        if a.uses or b.uses or b.type == a.type:
+        # Shape inference gives outputs a type where the file had none.
+        if not (a.type == UNKNOWN and a.is_output):
             assert str(a.type) == str(b.type), (a, b)
         assert a.doc == b.doc
         assert dict(a.metadata) == dict(b.metadata)

@@ -117,8 +117,9 @@ class _Writer:
                 self._initializer(graph, proto, value)
         for value in graph.constants:
             self._constant(graph, proto, value)
+        labels: dict[str, int] = {}
         for node in graph.nodes:
-            self._node(node, proto)
+            self._node(node, proto, labels)
         for source, name in self._names.borders[graph]:
             border = proto.node.add(op_type="Identity", input=[self._names.of[source]], output=[name])
             border.metadata_props.add(key=BORDER, value="")
@@ -183,7 +184,7 @@ class _Writer:
 
     # -- nodes
 
-    def _node(self, node: Node, graph: onnx.GraphProto) -> None:
+    def _node(self, node: Node, graph: onnx.GraphProto, labels: dict[str, int]) -> None:
         version = self._version(node.op, node.domain)
         names = self._names.of
         inputs: Sequence[Value | torch.Tensor | None] = node.inputs
@@ -200,7 +201,7 @@ class _Writer:
             output=["" if v is None else names.get(v, "") for v in written_outputs(node, version)],
         )
         if node.name:
-            proto.name = node.name
+            proto.name = _unused(node.name, labels)
         if node.domain:
             proto.domain = node.domain
         if node.overload:
@@ -245,6 +246,16 @@ class _Writer:
                 self._domains[domain] = opset
             self._versions[key] = version_at(op, domain, opset)
         return self._versions[key]
+
+
+def _unused(label: str, labels: dict[str, int]) -> str:
+    """`label`, or `label` and a number: ONNX Runtime wants the nodes of a graph to have different names."""
+    name = label
+    while name in labels:
+        name = f"{label}_{labels[label]}"
+        labels[label] += 1
+    labels[name] = 0
+    return name
 
 
 def _elements(value: Value) -> torch.Tensor | np.ndarray:

@@ -86,7 +86,7 @@ def _dropout(up: Upgrade, node: Node) -> Sequence[Node]:
     flags = Value()
     dropout = rebuild(node, "Dropout", inputs, outputs=[y, flags])
     kind = up.type(node.operand(0)).dtype or DType.FLOAT32
-    return [dropout, rebuild(node, "Cast", [flags], {"to": int(kind)}, [mask])]
+    return [dropout, Node("Cast", [flags], {"to": int(kind)}, [mask], origin=node.origin)]
 
 
 @upgrade(20, "DFT")
