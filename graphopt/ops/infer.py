@@ -78,8 +78,16 @@ def _broadcast_dim(node: Node, dims: Sequence[Dim]) -> Dim:
     others = [d for d in dims if not isinstance(d, int)]
     if not others:
         return 1
-    first = others[0]
-    return first if all(D.same(first, d) for d in others[1:]) or len(others) == 1 else None
+    if len(others) == 1:
+        return others[0]
+    return next((d for d in others if all(D.same(d, other) or _at_most(other, d) for other in others)), None)
+
+
+def _at_most(small: Dim, large: Dim) -> bool:
+    """True for ``Min(large, ...)``: where that broadcasts with `large`, it equals it or is one."""
+    if small is None or large is None or isinstance(small, int) or isinstance(large, int):
+        return False
+    return small.func.__name__ == "Min" and large in small.args
 
 
 def same_as(index: int, outputs: int = 1) -> Callable[[Node], list[ValueType]]:
