@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.dynamic import Example, argument_names, enlarged, examples_of, resolve, shapes_for_export
-from graphopt.frontends.export import export
+from graphopt.frontends.export import export, quiet
 from graphopt.frontends.lowering import Lowering
 from graphopt.frontends.state import State
 from graphopt.frontends.symbols import Symbols, expression
@@ -87,7 +87,8 @@ def _load(path: str | os.PathLike[str]) -> ExportedProgram:
     if not Path(path).is_file():
         raise CaptureError(f"there is no file '{os.fspath(path)}'")
     try:
-        return torch.export.load(path)
+        with quiet():
+            return torch.export.load(path)
     except Exception as error:  # a foreign file can fail anywhere in torch's reader
         raise CaptureError(
             f"'{os.fspath(path)}' holds no exported program: {error}", hint="write it with torch.export.save"

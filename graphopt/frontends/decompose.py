@@ -30,7 +30,8 @@ def decompose(node: fx.Node) -> tuple[fx.GraphModule, list[fx.Node]] | None:
         mapping = dict(zip(operands, values, strict=True))
         args = fx.map_arg(node.args, mapping.__getitem__)
         kwargs = fx.map_arg(dict(node.kwargs), mapping.__getitem__)
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        return tuple(result) if isinstance(result, list | tuple) else result  # fx cannot hold torch's named tuples
 
     with _mode(traced):
         try:

@@ -180,18 +180,27 @@ def _agree(examples: Sequence[Example]) -> None:
 
 
 def enlarged(examples: Sequence[Example]) -> list[Any]:
-    """The example values, with open dimensions of extent 0 or 1 made larger: torch takes these two for fixed."""
+    """The example values, with open dimensions of extent 0 or 1 made larger: torch takes these two for fixed.
+
+    A view becomes a tensor of its own, lest torch give sizes to what it is a view of.
+    """
     sizes = {
         name: e.value.shape[dim] for e in examples for dim, name in e.names.items() if e.value.shape[dim] > 1
     }  # fmt: skip
     return [_enlarge(example, sizes) for example in examples]
 
 
+# Stands for an open extent while tracing: no neighbour of 1, and divisible by what code likes to divide by.
+_TRACED = 12
+
+
 def _enlarge(example: Example, sizes: Mapping[str, int]) -> Any:
     value = example.value
+    if isinstance(value, torch.Tensor) and value._is_view():
+        value = value.detach().clone()
     for dim in example.specs:
         if value.shape[dim] <= 1:
-            size = sizes.get(example.names.get(dim, ""), 2)
+            size = sizes.get(example.names.get(dim, ""), _TRACED)
             if value.shape[dim] == 1:
                 value = value.repeat_interleave(size, dim)
             else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.export import ExportedProgram
 from graphopt.errors import CaptureError, GraphoptError
 from graphopt.frontends.dynamic import Example
 from graphopt.frontends.recurrent import whole_recurrent_layers
-from graphopt.frontends.source import user_frame, user_line
+from graphopt.frontends.source import current_user_line, user_frame, user_line
 
 _SHAPES_LOG = "torch.fx.experimental.symbolic_shapes"
 
@@ -28,13 +29,13 @@ def export(
     Raises:
         CaptureError: whatever torch had to say, with the place in the user's source.
     """
-    with evaluation(module), _quiet():
+    with evaluation(module), quiet():
         try:
             return _export(module, args, kwargs, shapes)
         except GraphoptError:
             raise
         except Exception as error:  # torch raises whatever the user's code and its own tracer raise
-            reason = _reason(error, lambda: _guards(module, args, kwargs, shapes), examples)
+            reason = _reason(error, lambda: _decisions(module, args, kwargs, shapes), examples)
             raise reason from error
 
 
@@ -63,7 +64,7 @@ def evaluation(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps torch's own chatter about tracing from the terminal; what matters of it is in the errors."""
     logger = logging.getLogger("torch")
     level = logger.level
@@ -72,8 +73,9 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     shapes.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"torch\.")
+        # It also prints the graph of a failed trace.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
@@ -83,7 +85,9 @@ def _quiet() -> Iterator[None]:
 # -- what went wrong
 
 
-def _reason(error: Exception, guards: Any, examples: Sequence[Example]) -> CaptureError:
+def _reason(
+    error: Exception, decisions: Callable[[], Mapping[int, str | None]], examples: Sequence[Example]
+) -> CaptureError:
     text = str(error)
     if type(error).__name__ == "GuardOnDataDependentSymNode" or "data-dependent" in text:
         place = user_line(text) or user_frame(error)
@@ -95,10 +99,9 @@ def _reason(error: Exception, guards: Any, examples: Sequence[Example]) -> Captu
     fixed = _specialised(text, examples)
     if fixed is not None:
         what, size = fixed
-        place = next((user_line(line) for line in guards() if f", {size})" in line and user_line(line)), None)
         return CaptureError(
-            f"{what} cannot be dynamic: the module's code fixes it to {size}",
-            where=place,
+            f"{what} cannot be dynamic: the module's code fixes it to the example's size",
+            where=decisions().get(size),
             hint="leave it out of dynamic, or take the size from the tensor's shape there",
         )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
@@ -135,24 +138,31 @@ def _dimension(keys: str, dim: int, examples: Sequence[Example]) -> str:
     return f"dimension {dim} of input '{name}'" + (f" ('{label}')" if label else "")
 
 
-def _guards(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any) -> list[str]:
-    """What torch logs about the decisions that fixed sizes: traces again, listening."""
-    lines: list[str] = []
+_FIXED = re.compile(r"set_replacement \S+ = (\d+) ")
+
+
+def _decisions(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], shapes: Any
+) -> dict[int, str | None]:
+    """Where in the user's source sizes were fixed, by size: traces again, listening to what torch logs."""
+    places: dict[int, str | None] = {}
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
+            fixed = _FIXED.match(record.getMessage())
+            if fixed:
+                places.setdefault(int(fixed[1]), current_user_line())
 
     logger = logging.getLogger(_SHAPES_LOG)
-    listener, level, upward = Listener(), logger.level, logger.propagate
-    logger.addHandler(listener)
+    handlers, level, upward = logger.handlers, logger.level, logger.propagate
+    logger.handlers = [Listener()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         with contextlib.suppress(Exception):
             _export(module, args, kwargs, shapes)
     finally:
-        logger.removeHandler(listener)
+        logger.handlers = handlers
         logger.setLevel(level)
         logger.propagate = upward
-    return lines
+    return places

@@ -35,6 +35,7 @@ class Lowering(Builder):
         self.symbols = symbols
         self.node: fx.Node | None = None
         self._module: fx.GraphModule | None = None
+        self._decomposing = 0
         self._results: dict[fx.Node, Any] = {}
         self._mutations = Mutations(self)
 
@@ -163,9 +164,15 @@ class Lowering(Builder):
             return NotImplemented
         module, operands = decomposed
         values = [self.read(operand) for operand in operands]
-        return self._attempt(lambda: _single(self.inline(module, values)))
+        self._decomposing += 1
+        try:
+            return self._attempt(lambda: _single(self.inline(module, values)))
+        finally:
+            self._decomposing -= 1
 
     def _carried(self, node: fx.Node) -> Any:
+        if self._decomposing:
+            raise NoConversion(f"{target_name(node.target)}, which it decomposes to, has no canonical form")
         if not isinstance(node.target, torch._ops.OpOverload):
             raise CaptureError(
                 f"{target_name(node.target)} has no form in a graph",

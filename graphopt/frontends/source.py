@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent.parent)
+_STANDARD = str(Path(logging.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -27,5 +29,13 @@ def user_frame(error: BaseException) -> str | None:
     return None
 
 
+def current_user_line() -> str | None:
+    """``file:line`` of the innermost frame that is the user's among those that are running."""
+    for frame in reversed(traceback.extract_stack()):
+        if _is_users(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return None
+
+
 def _is_users(file: str) -> bool:
-    return not file.startswith((_TORCH, _OURS, "<"))
+    return not file.startswith((_TORCH, _OURS, _STANDARD, "<"))

@@ -148,6 +148,18 @@ def var_mean(
     return _variance(c, self, dim, correction, keepdim)
 
 
+@converts("aten.var_mean.default")
+def var_mean_all(c: Builder, self: Value, unbiased: bool = True) -> tuple[Value, Value]:
+    return _variance(c, self, None, _unbiased(unbiased), False)
+
+
+@converts("aten.var_mean.dim")
+def var_mean_dim(
+    c: Builder, self: Value, dim: Dims, unbiased: bool = True, keepdim: bool = False
+) -> tuple[Value, Value]:
+    return _variance(c, self, dim, _unbiased(unbiased), keepdim)
+
+
 @converts("aten.std_mean.correction")
 def std_mean(
     c: Builder, self: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False

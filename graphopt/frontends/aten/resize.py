@@ -47,7 +47,7 @@ def _smooth(mode: str, antialias: bool, *names: str) -> None:
         if mode == "cubic":
             attributes["cubic_coeff_a"] = -0.5 if antialias else -0.75
         if antialias:
-            attributes["antialias"] = 1
+            attributes |= {"antialias": 1, "exclude_outside": 1}
         return _resize(c, input, output_size, scale_factors, attributes)
 
 
