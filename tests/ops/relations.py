@@ -20,9 +20,10 @@ class Case:
 
     Attributes:
         shapes: with named dimensions, what the type rule sees instead of the arrays' shapes.
+        known: whether steering inputs are constants, rather than given when the graph runs.
     """
 
-    def __init__(self, op, arrays, steering=(), outputs=1, shapes=None, **attributes) -> None:
+    def __init__(self, op, arrays, steering=(), outputs=1, shapes=None, known=True, **attributes) -> None:
         self.graph = Graph()
         self.env: dict[Value, torch.Tensor] = {}
         values: list[Value | None] = []
@@ -31,7 +32,7 @@ class Case:
                 values.append(None)
                 continue
             tensor = torch.as_tensor(array)
-            if index in steering:
+            if index in steering and known:
                 value = self.graph.add_constant(tensor)
             else:
                 kind = TensorType.of(tensor)
@@ -45,15 +46,13 @@ class Case:
         infer_node(self.node)
         for value in self.node.outputs:
             self.graph.add_output(value)
+        if not known:
+            for value, tensor in self.run().items():
+                value.type = TensorType.of(tensor)
 
     @property
     def relation(self) -> Relation:
         return record_of(self.node).relate(self.node)
-
-    @property
-    def data(self) -> list[Value]:
-        """The inputs that hold data."""
-        return [v for v in self.env if v not in self.steering]
 
     def run(self, env=None) -> dict[Value, torch.Tensor]:
         """Runs the graph (which a shrink rule may have added to)."""
@@ -175,18 +174,18 @@ class Edit:
         return tensor
 
 
-def check_shrink(op, arrays, steering=(), outputs=1, shapes=None, seed=0, **attributes) -> int:
+def check_shrink(op, arrays, steering=(), outputs=1, shapes=None, seed=0, known=True, **attributes) -> int:
     """Prunes the operands at random where the relation allows it, shrinks, runs, and compares with the pruned results.
 
     Returns how many dimensions were pruned.
     """
-    case = Case(op, arrays, steering, outputs, shapes, **attributes)
+    case = Case(op, arrays, steering, outputs, shapes, known, **attributes)
     edit = Edit(case, np.random.default_rng(seed))
     want = {value: edit.cut(value, tensor) for value, tensor in case.run().items()}
     record = record_of(case.node)
     if record.shrink is not None:
         record.shrink(case.node, edit)
-    pruned = {value: edit.cut(value, case.env[value]) for value in case.data}
+    pruned = {value: edit.cut(value, case.env[value]) for value in case.env}
     for value, got in case.run(pruned).items():
         np.testing.assert_array_equal(got.numpy(), want.pop(value).numpy())
     return len(edit.keep)

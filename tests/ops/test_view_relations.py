@@ -254,3 +254,37 @@ def test_reshape_to_a_shape_that_is_not_known_is_frozen():
     relation = record_of(y.producer).relate(y.producer)
     assert "computed when the graph runs" in next(iter(relation.frozen.values()))
     assert {a.label for axes in relation.axes.values() for a in axes} <= set(relation.frozen)
+
+
+@pytest.mark.parametrize("known", ["nothing", "rank", "shape"])
+@pytest.mark.parametrize("name", CASES)
+def test_rules_stand_what_is_not_known(name, known):
+    """Unknown ranks, dimensions or steering contents: no crash."""
+    op, arrays, steering, outputs, attributes = CASES[name]
+    graph, values = Graph(), []
+    for index, array in enumerate(arrays):
+        if array is None:
+            values.append(None)
+            continue
+        shape = {"nothing": None, "rank": (None,) * array.ndim, "shape": array.shape}[known]
+        dtype = DType.of(torch.as_tensor(array).dtype)
+        values.append(graph.add_input(f"x{index}", TensorType(dtype, shape)))
+    node = graph.append(Node(op, values, attributes, outputs))
+    infer_node(node)
+    record = record_of(node)
+    record.relate(node)
+    assert node.output.dtype != DType.UNDEFINED
+    case = Case.__new__(Case)
+    case.graph, case.node = graph, node
+    if record.shrink is not None:
+        edit = Edit(case, np.random.default_rng(0))
+        record.shrink(node, edit)
+        assert len(graph) == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_left_free_that_steering_from_outside_would_contradict(name):
+    """Contents of steering inputs are not known, though the shapes of the results are (from the file, say)."""
+    op, arrays, steering, outputs, attributes = CASES[name]
+    for seed in range(8):
+        check_shrink(op, arrays, steering, outputs, seed=seed, known=False, **attributes)
