@@ -18,7 +18,7 @@ Kept = dict[DimRef, torch.Tensor]
 class Case:
     """One node over input arrays; inputs named in `steering` are constants that keep their contents.
 
-    Attributes:
+    Args:
         shapes: with named dimensions, what the type rule sees instead of the arrays' shapes.
         known: whether steering inputs are constants, rather than given when the graph runs.
     """
@@ -42,7 +42,6 @@ class Case:
             self.env[value] = tensor
             values.append(value)
         self.node = self.graph.append(Node(op, values, attributes, outputs))
-        self.steering = {values[i] for i in steering if i < len(values)}
         infer_node(self.node)
         for value in self.node.outputs:
             self.graph.add_output(value)

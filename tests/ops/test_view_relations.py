@@ -194,7 +194,7 @@ def test_reshape_by_a_shape_that_is_partly_known(seed):
 
 def run_partly_known(graph, node, x, data, seed):
     case = Case.__new__(Case)
-    case.graph, case.node, case.env, case.steering = graph, node, {x: data}, set(node.inputs[1:])
+    case.graph, case.node, case.env = graph, node, {x: data}
     graph.add_output(node.output)
     edit = Edit(case, np.random.default_rng(seed))
     want = edit.cut(node.output, case.run()[node.output])
@@ -217,7 +217,7 @@ def test_vectors_with_several_run_time_sizes(op, seed):
     infer_node(node)
     case = Case.__new__(Case)
     data = torch.randn(*((2, 5) if op == "Reshape" else (1, 1)), 12)
-    case.graph, case.node, case.steering = graph, node, {target}
+    case.graph, case.node = graph, node
     case.env = {x: data, sizes: torch.tensor([5, 2])}
     graph.add_output(node.output)
     edit = Edit(case, np.random.default_rng(seed))
@@ -234,7 +234,7 @@ def test_shape_keeps_what_it_said():
     infer_node(node)
     batch = graph.add("Gather", node.output, graph.add_constant(torch.tensor(0)))
     case = Case.__new__(Case)
-    case.graph, case.node, case.env, case.steering = graph, node, {x: torch.zeros(2, 8, 3)}, set()
+    case.graph, case.node, case.env = graph, node, {x: torch.zeros(2, 8, 3)}
     graph.add_output(batch)
     edit = Edit(case, np.random.default_rng(0))
     edit.keep = {(x, 1): torch.tensor([0, 5])}
@@ -260,7 +260,7 @@ def test_reshape_to_a_shape_that_is_not_known_is_frozen():
 @pytest.mark.parametrize("name", CASES)
 def test_rules_stand_what_is_not_known(name, known):
     """Unknown ranks, dimensions or steering contents: no crash."""
-    op, arrays, steering, outputs, attributes = CASES[name]
+    op, arrays, _, outputs, attributes = CASES[name]
     graph, values = Graph(), []
     for index, array in enumerate(arrays):
         if array is None:
