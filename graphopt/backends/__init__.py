@@ -1,6 +1,8 @@
 """From a graph out to torch and to ONNX."""
 
+from graphopt.backends.onnx_file import save
+from graphopt.backends.onnx_model import to_graphsurgeon, to_onnx, to_onnx_ir
 from graphopt.backends.torch_emit import to_torch
 from graphopt.backends.torch_sync import update_from, write_back
 
-__all__ = ["to_torch", "update_from", "write_back"]
+__all__ = ["save", "to_graphsurgeon", "to_onnx", "to_onnx_ir", "to_torch", "update_from", "write_back"]

@@ -11,6 +11,6 @@ from graphopt.pipeline.text import Step, parse_steps
 
 __all__ = [
     "Alias", "Batch", "Changes", "Context", "Contract", "CostSummary", "Data", "Pass", "PassReport", "Report", "Step",
-    "all_aliases", "all_passes", "describe", "find_pass", "optimize", "parse_steps", "register", "register_alias", "resolve",
-    "run_pipeline",
+    "all_aliases", "all_passes", "describe", "find_pass", "optimize", "parse_steps", "register", "register_alias",
+    "resolve", "run_pipeline",
 ]  # fmt: skip

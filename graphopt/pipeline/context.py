@@ -79,7 +79,7 @@ class Context:
         if entry is None or entry[0] != target.version:
             entry = (target.version, analysis(target))
             cache[analysis] = (target.version, entry[1])
-        return entry[1]  # type: ignore[no-any-return]
+        return entry[1]
 
     def progress(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """The same items, shown as progress."""
