@@ -110,7 +110,8 @@ class Builder:
             attributes: in place of the example's; ``None`` leaves one out.
         """
         changed: dict[str, Any] = {**node.attributes, **attributes}
-        return self(node.op, *inputs, outputs=len(node.outputs), domain=node.domain, **changed)[0]
+        made: list[Value] = self(node.op, *inputs, outputs=len(node.outputs), domain=node.domain, **changed)
+        return made[0]
 
     def insert(self, node: Node) -> Node:
         """Links a detached node in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.ir import Value
+from graphopt.ir import Node, Value
 from graphopt.ir import dims as D
 from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.constants import FusePass
@@ -20,21 +20,18 @@ class MatMulAdd(Rule):
 
     def pattern(self, op: Patterns, a: Var, w: Var, c: Var) -> Pattern:
         factor = op.any(op.Transpose(w, perm=(1, 0)).named("view"), w)
-        return op.Add(op.MatMul(a, factor).named("matmul").when(_is_float), c)
+        return op.Add(op.MatMul(a, factor).named("matmul").when(_is_float_matrix), c)
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         product = m.node("matmul").output
-        if m["a"].rank != 2 or m["w"].rank != 2:
-            return m.fail("an operand has other than two dimensions")
         if not _fits(m["c"], product):
             return m.fail("what is added stretches the product")
         op.in_module(m.node("matmul").origin.module)
         return op.Gemm(m["a"], m["w"], m["c"], transB=1 if m.has("view") else None)
 
 
-def _is_float(node: object) -> bool:
-    value: Value = node.output  # type: ignore[attr-defined]
-    return value.dtype.is_float
+def _is_float_matrix(matmul: Node) -> bool:
+    return matmul.output.dtype.is_float and all(matmul.operand(i).rank == 2 for i in (0, 1))
 
 
 def _fits(c: Value, product: Value) -> bool:

@@ -21,14 +21,22 @@ def convolution(op: Patterns, x: Any, w: Var, b: Any) -> Pattern:
 
 
 def product(op: Patterns, x: Any, w: Var, b: Any, name: str = "linear") -> Pattern:
-    """Pattern of a Gemm, a MatMul, or a MatMul with a bias added. Weight (perhaps transposed) and bias are constants."""
-    view = op.Transpose(op.constant(w), perm=(1, 0)).named(f"{name}.view")
-    matmul = op.MatMul(x, op.any(op.constant(w), view)).named(name)
+    """Pattern of a Gemm, or of a MatMul with or without a bias added. Weight (or its transpose) and bias are constant."""
+    weight = op.any(op.constant(w), op.Transpose(op.constant(w), perm=(1, 0)).named(f"{name}.view"))
     return op.any(
         op.Gemm(x, op.constant(w), op.optional(op.constant(b)), transA=0).named(name),
-        op.Add(matmul, op.constant(b)),
-        matmul,
+        op.Add(op.MatMul(x, weight).named(name), op.constant(b)),
+        op.MatMul(x, weight).when(lambda node: not _has_bias(node)).named(name),
     )
+
+
+def _has_bias(matmul: Node) -> bool:
+    """True when all that happens to a product is that a constant per feature is added: it is to be taken with that."""
+    shape, users = matmul.output.shape, matmul.output.users
+    if not shape or not isinstance(shape[-1], int) or len(users) != 1 or users[0].op != "Add":
+        return False
+    others = [value for value in users[0].inputs if value is not None and value is not matmul.output]
+    return any(v.is_constant and channel_vector(v, len(shape), len(shape) - 1, shape[-1]) is not None for v in others)
 
 
 @dataclass(frozen=True)

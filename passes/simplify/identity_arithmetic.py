@@ -102,6 +102,17 @@ class DropEqualChoice(Rule):
         return stand_in(m, m["x"])
 
 
+class DropZeroBias(Rule):
+    """A convolution or Gemm with a bias of zeros has none. Condition: the zeros are no trainable parameter."""
+
+    def pattern(self, op: Patterns, x: Var, w: Var) -> Pattern:
+        zeros = op.any(op.const(0), op.shared(op.Expand(op.const(0), op.anything())))
+        return op("Conv|ConvTranspose|Gemm", x, w, zeros)
+
+    def rewrite(self, op: Builder, m: Match) -> Result:
+        return op.like(m.root, m["x"], m["w"])
+
+
 class DropDropout(Rule):
     """Dropout outside of training is x, as long as nothing reads its mask.
 
@@ -127,5 +138,5 @@ class DropDropout(Rule):
 
 
 RULES: tuple[type[Rule], ...] = (
-    DropIdentity, DropNeutral, DropDoubled, DropRepeated, DropSameCast, DropLoneOperand, DropEqualChoice, DropDropout,
+    DropIdentity, DropNeutral, DropDoubled, DropRepeated, DropSameCast, DropLoneOperand, DropEqualChoice, DropZeroBias, DropDropout,
 )  # fmt: skip

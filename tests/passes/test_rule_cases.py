@@ -1,0 +1,40 @@
+from collections import Counter
+
+import pytest
+
+from graphopt.pipeline import all_passes
+from graphopt.rewrite import RewritePass
+from tests.passes.fuse.rule_cases import CASES as FUSE
+from tests.passes.rule_cases import check
+from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
+
+CASES = [*SIMPLIFY, *FUSE]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rule(case):
+    check(case)
+
+
+def test_every_rule_has_a_match_and_a_near_miss():
+    rules = {
+        rule
+        for cls in all_passes().values()
+        if issubclass(cls, RewritePass) and cls.__module__.startswith("graphopt.passes.")
+        for rule in cls.rules
+    }
+    matches = Counter(case.kind for case in CASES if case.hits)
+    misses = Counter(case.kind for case in CASES if not case.hits)
+    assert rules
+    assert not [rule.__name__ for rule in rules if not matches[rule]], "rules without a match"
+    assert not [rule.__name__ for rule in rules if not misses[rule]], "rules without a near miss"
+
+
+def test_every_rule_says_what_it_does_and_is_named_once():
+    named = Counter()
+    for cls in all_passes().values():
+        if issubclass(cls, RewritePass) and cls.__module__.startswith("graphopt.passes."):
+            for rule in cls.rules:
+                named[rule.name] += 1
+                assert (rule.__doc__ or "").strip(), rule
+    assert not [name for name, count in named.items() if count > 1]
