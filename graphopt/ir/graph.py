@@ -19,6 +19,7 @@ from graphopt.ir.value import Parameter, Use, Value
 
 if TYPE_CHECKING:
     import networkx
+    from torch import nn
 
 
 class Graph(Scope):
@@ -43,6 +44,10 @@ class Graph(Scope):
         signature: Signature | None
         doc: str
         metadata: dict[str, str]
+
+        def update_from(self, module: nn.Module) -> None:
+            """Takes the trained weights of a module that `to_torch` made back; bound by the package, not by ir."""
+
     else:
         name = journalled("_name")
         signature = journalled("_signature")

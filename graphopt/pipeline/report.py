@@ -106,9 +106,15 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline}: {self.seconds:.2f} s"]
+        idle = 0
         for entry in self.passes:
+            if not entry.modified and not entry.notes:
+                idle += 1
+                continue
             lines.append("  " + _line(entry))
             lines.extend(f"      {note}" for note in entry.notes)
+        if idle:
+            lines.append(f"  {idle} passes had nothing to do")
         return "\n".join(lines)
 
 
