@@ -88,7 +88,7 @@ def _reduce(node: Node) -> Form | None:
     axes = [] if node.input(1) is None else _constant(node.input(1))
     if axes is None or (keeps_all and not axes):
         return None
-    return Form([node.input(0)], {**attributes, "axes": axes} if axes else attributes)
+    return Form([node.input(0)], {**attributes, "axes": tuple(axes)} if axes else attributes)
 
 
 @_downgrade(18, "Split")
@@ -124,7 +124,9 @@ def _pad(node: Node) -> Form | None:
 
 @_downgrade(20, "GridSample")
 def _grid_sample(node: Node) -> Form | None:
-    mode = node.attributes.get("mode", "linear")
+    if "mode" not in node.attributes:
+        return Form(node.inputs, node.attributes)
+    mode = node.attributes["mode"]
     old = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     return Form(node.inputs, {**node.attributes, "mode": old})
 
@@ -157,18 +159,3 @@ def _mod(node: Node) -> Form | None:
 def _mean_variance(node: Node) -> Form | None:
     """ONNX's own expansion of this operator forgets that `axes` has a default."""
     return Form(node.inputs, {"axes": (0, 2, 3), **node.attributes})
-
-
-@_downgrade(21, "GroupNormalization")
-def _group_norm(node: Node) -> Form | None:
-    """Scale and bias had one element per group; channels of a group that differ have no form there."""
-    groups = node.attributes["num_groups"]
-    inputs: list[Value | torch.Tensor | None] = [node.input(0)]
-    for value in (node.operand(1), node.operand(2)):
-        if not value.is_constant or value.data is None or value.data.numel() % groups:
-            return None
-        rows = value.data.reshape(groups, -1)
-        if not bool((rows == rows[:, :1]).all()):
-            return None
-        inputs.append(rows[:, 0].contiguous())
-    return Form(inputs, _without(node.attributes, "stash_type"))

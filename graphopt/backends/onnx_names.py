@@ -57,6 +57,12 @@ class Names:
         self._taken.add(name)
         return name
 
+    def name(self, value: Value) -> str:
+        """The name of a value, which gets one now if it had neither a label nor uses."""
+        if value not in self.of:
+            self.of[value] = self.unique(value.name)
+        return self.of[value]
+
     def _outermost(self, graph: Graph) -> None:
         for index, value in enumerate(graph.inputs):
             name = value.name or f"input_{index}"

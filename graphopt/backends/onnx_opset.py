@@ -200,8 +200,7 @@ def written_outputs(node: Node, version: OpVersion | None) -> list[Value | None]
         return [v if v.name or v.uses else None for v in node.outputs]
     optional = version.optional
     outputs: list[Value | None] = [
-        None if not v.uses and (not v.name or (i < len(optional) and optional[i])) else v
-        for i, v in enumerate(node.outputs)
+        None if not v.uses and i < len(optional) and optional[i] else v for i, v in enumerate(node.outputs)
     ]
     while len(outputs) > max(version.counts[2], 1) and outputs[-1] is None:
         outputs.pop()

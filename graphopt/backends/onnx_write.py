@@ -75,6 +75,7 @@ class _Writer:
         self._domains: dict[str, int] = {}
         self._versions: dict[tuple[str, str], OpVersion | None] = {}
         self._dtypes: set[DType] = set()
+        self._absorbed: dict[Value, int] = {}
 
     def draft(self) -> Draft:
         info = self._graph.model
@@ -116,27 +117,39 @@ class _Writer:
             if value._data is not None:
                 self._initializer(graph, proto, value)
         for value in graph.constants:
-            self._constant(graph, proto, value)
+            if value in self._names.returned:
+                self._constant_node(proto, value)
         labels: dict[str, int] = {}
         for node in graph.nodes:
             self._node(node, proto, labels)
         for source, name in self._names.borders[graph]:
             border = proto.node.add(op_type="Identity", input=[self._names.of[source]], output=[name])
             border.metadata_props.add(key=BORDER, value="")
+        for value in graph.constants:
+            if self._is_written(value):
+                self._initializer(graph, proto, value)
         for value, name in zip(graph.outputs, self._names.outputs[graph], strict=True):
             self._value_info(proto.output, value, name)
         self._annotate(graph, proto)
 
-    def _constant(self, graph: Graph, proto: onnx.GraphProto, value: Value) -> None:
+    def _constant_node(self, proto: onnx.GraphProto, value: Value) -> None:
+        node = proto.node.add(op_type="Constant", output=[self._names.of[value]])
+        node.doc_string = value.doc
+        _set_metadata(node.metadata_props, _public(value.metadata))
+        tensor = write_tensor(_elements(value), dtype=value.dtype)
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
+        self._dtypes.add(value.dtype)
+
+    def _is_written(self, value: Value) -> bool:
+        """Whether a constant becomes an initializer.
+
+        A parameter that nothing reads does not, nor does an input that went into attributes at this opset.
+        """
         if value in self._names.returned:
-            node = proto.node.add(op_type="Constant", output=[self._names.of[value]])
-            node.doc_string = value.doc
-            _set_metadata(node.metadata_props, _public(value.metadata))
-            tensor = write_tensor(_elements(value), dtype=value.dtype)
-            node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
-            self._dtypes.add(value.dtype)
-        elif value.uses or value.parameter is None:
-            self._initializer(graph, proto, value)
+            return False
+        if not value.uses:
+            return value.parameter is None
+        return self._absorbed.get(value, 0) < len(value.uses)
 
     def _initializer(self, graph: Graph, proto: onnx.GraphProto, value: Value) -> None:
         name, data = self._names.of[value], _elements(value)
@@ -192,13 +205,15 @@ class _Writer:
         if not node.domain and version is not None:
             form = form_at(node, self._opset)
             assert form is not None, f"{node.describe()} was found expressible at opset {self._opset}"
+            if form.inputs is not node.inputs:
+                self._absorb(node, form.inputs)
             known = version.attributes
             inputs = trimmed(form.inputs)
             attributes = {k: v for k, v in form.attributes.items() if k in known} if form.attributes else {}
         proto = graph.node.add(
             op_type=node.op,
             input=["" if v is None else names[v] if isinstance(v, Value) else self._made(v, graph) for v in inputs],
-            output=["" if v is None else names.get(v, "") for v in written_outputs(node, version)],
+            output=["" if v is None else self._names.name(v) for v in written_outputs(node, version)],
         )
         if node.name:
             proto.name = _unused(node.name, labels)
@@ -213,6 +228,13 @@ class _Writer:
         if node.metadata:
             self._node_metadata(node, proto)
         self._types_of(node, graph)
+
+    def _absorb(self, node: Node, written: Sequence[Value | torch.Tensor | None]) -> None:
+        """Notes the inputs of a node that its form at this opset does not read."""
+        read = {v for v in written if isinstance(v, Value)}
+        for value in node.inputs:
+            if value is not None and value not in read:
+                self._absorbed[value] = self._absorbed.get(value, 0) + 1
 
     def _types_of(self, node: Node, graph: onnx.GraphProto) -> None:
         for value in node.outputs:

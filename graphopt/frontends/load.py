@@ -44,8 +44,8 @@ def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline
         model, external = _model(source, folder)
         if inline and model.functions:
             model = inliner.inline_local_functions(model, convert_version=True)
-        _check_header(model)
-        return read_model(_modern(model), external)
+        opset = _opset(model)
+        return read_model(_modern(model, opset), external, opset)
 
 
 def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.ModelProto, ExternalData | None]:
@@ -122,19 +122,17 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     return value, position
 
 
-def _check_header(model: onnx.ModelProto) -> None:
+def _opset(model: onnx.ModelProto) -> int:
+    """The version of the standard operators; 0 when the model uses none. Raises LoadError for one from the future."""
     newest = onnx.defs.onnx_opset_version()
-    for each in model.opset_import:
-        if each.domain in ("", "ai.onnx") and each.version > newest:
-            raise LoadError(
-                f"the model is of opset {each.version}, the installed onnx knows up to {newest}", hint="upgrade onnx"
-            )
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    if opset > newest:
+        raise LoadError(f"the model is of opset {opset}, the installed onnx knows up to {newest}", hint="upgrade onnx")
+    return opset if model.opset_import else 1
 
 
-def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+def _modern(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The model at `OLDEST_OPSET` or newer."""
-    versions = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]
-    opset = versions[0] if versions else (0 if model.opset_import else 1)
     if not 0 < opset < OLDEST_OPSET:
         return model
     try:

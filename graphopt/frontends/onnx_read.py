@@ -22,17 +22,17 @@ _NO_ORIGIN = Origin()
 _HAS_DEVICES = "device_configurations" in onnx.NodeProto.DESCRIPTOR.fields_by_name
 
 
-def read_model(model: onnx.ModelProto, external: ReadExternal | None = None) -> Graph:
+def read_model(model: onnx.ModelProto, external: ReadExternal | None, opset: int) -> Graph:
     """The graph of a model, upgraded to the canonical opset. The message is not changed.
 
     Args:
         model: of opset 7 or newer.
         external: reads tensors that are kept in other files.
+        opset: of the file, which may be older than that of `model`, if onnx's converter has been at work.
 
     Raises:
         LoadError: the model is malformed; says which value and node.
     """
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     reader = _Reader(model, opset, external)
     graph = reader.graph(model.graph, None)
     graph.model = _model_info(model, opset)

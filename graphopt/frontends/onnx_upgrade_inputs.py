@@ -137,11 +137,28 @@ def _roi_align(up: Upgrade, node: Node) -> Sequence[Node]:
     return [node]
 
 
+_NEW_MODES = {"bilinear": "linear", "bicubic": "cubic"}
+
+
 @upgrade(20, "GridSample")
 def _grid_sample(up: Upgrade, node: Node) -> Sequence[Node]:
-    mode = node.attributes.get("mode", "bilinear")
-    node.attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    mode = node.attributes.get("mode")
+    if mode in _NEW_MODES:
+        node.attributes["mode"] = _NEW_MODES[mode]
     return [node]
+
+
+@upgrade(7, "PRelu")
+def _prelu(up: Upgrade, node: Node) -> Sequence[Node]:
+    """A slope per channel used to stand for itself; now it broadcasts from the last dimension."""
+    x, slope = node.operand(0), node.operand(1)
+    shape, slopes = up.shape(x), up.shape(slope)
+    if shape is None or slopes is None:
+        raise unsupported(node, "PRelu of opset 6 needs the ranks of its operands, which are unknown")
+    if len(slopes) != 1 or slopes[0] == 1 or len(shape) <= 2:
+        return [node]
+    column = step(node, "Unsqueeze", slope, up.constant(range(1, len(shape) - 1)))
+    return [column, rebuild(node, "PRelu", [x, column.output])]
 
 
 @upgrade(11, "Scatter")
