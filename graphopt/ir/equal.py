@@ -229,9 +229,6 @@ def _same_literal(a: Any, b: Any) -> bool:
     if isinstance(a, TypedTensor):
         return a.dtype == b.dtype and _same_data(a.data, b.data)
     if isinstance(a, SparseTensor):
-        return (
-            (a.shape, a.dtype) == (b.shape, b.dtype)
-            and _same_data(a.values, b.values)
-            and _same_data(a.indices, b.indices)
-        )
+        names = [field.name for field in dataclasses.fields(a)]
+        return all(_same_literal(getattr(a, name), getattr(b, name)) for name in names)
     return _same_type(a, b) if isinstance(a, TensorType | SequenceType | OptionalType | MapType) else bool(a == b)

@@ -114,7 +114,7 @@ class _Verifier:
         # Every read is among the uses; so where the numbers agree, the sets do.
         for value in self.defined:
             if len(value._uses) != self.reads.get(value, 0):
-                raise _stray_use(value)
+                raise _stray_use(value, self.graph)
 
     def check_parameters(self) -> None:
         owners: dict[str, Value] = {}
@@ -240,19 +240,18 @@ def _is_strings(item: Any) -> bool:
     return isinstance(item, np.ndarray) and item.dtype == object
 
 
-def _stray_use(value: Value) -> VerifyError:
+def _stray_use(value: Value, graph: Graph) -> VerifyError:
+    """The error for a value whose uses list more than the inputs in `graph` do."""
+    inside: set[Node | Graph] = {*graph.walk(), *graph.graphs()}
     for user, index in value._uses:
         read = user.outputs if isinstance(user, Graph) else user.inputs
         where = _where(user) if isinstance(user, Graph) else user.describe()
         if index >= len(read) or read[index] is not value:
             what = f"the uses of {show(value)} list index {index} of a reader that reads something else there"
             return VerifyError(what, where=where)
-    outside = next(
-        (use.user for use in value._uses if isinstance(use.user, Node) and use.user.graph is None),
-        next(iter(value._uses)).user,
-    )
-    where = _where(outside) if isinstance(outside, Graph) else outside.describe()
-    return VerifyError(
-        f"{show(value)} is read from outside the graph that is verified", where=where,
-        hint="erase nodes with Graph.erase, and do not let an unlinked body read values of a graph",
-    )  # fmt: skip
+        if user not in inside:
+            return VerifyError(
+                f"{show(value)} is read from outside the graph that is verified", where=where,
+                hint="erase nodes with Graph.erase, and do not let an unlinked body read values of a graph",
+            )  # fmt: skip
+    raise AssertionError("every use was counted")
