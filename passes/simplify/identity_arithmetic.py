@@ -138,5 +138,6 @@ class DropDropout(Rule):
 
 
 RULES: tuple[type[Rule], ...] = (
-    DropIdentity, DropNeutral, DropDoubled, DropRepeated, DropSameCast, DropLoneOperand, DropEqualChoice, DropZeroBias, DropDropout,
+    DropIdentity, DropNeutral, DropDoubled, DropRepeated, DropSameCast, DropLoneOperand, DropEqualChoice,
+    DropZeroBias, DropDropout,
 )  # fmt: skip

@@ -114,7 +114,7 @@ class Pump(Rule):
 
 def test_budget_names_the_rule_that_goes_on_and_on():
     graph = chain(["Sigmoid"], 1)
-    with pytest.raises(PassError, match="'pump' was applied 111 times .*matches what it makes"):
+    with pytest.raises(PassError, match=r"'pump' was applied 111 times .*matches what it makes"):
         apply_rules(graph, [Pump()])
 
 

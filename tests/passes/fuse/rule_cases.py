@@ -285,7 +285,9 @@ def rows_scaled_in_front_of_a_product(d):
 @match(A.ShiftLinear, 2)
 def shifted_products(d):
     x = d.Add(d.input("n", 3, 4), d.weight(4))
-    return d.MatMul(x, d.weight(4, 6)), d.Gemm(d.Sub(d.full(1), d.input("n", 4)), d.weight(4, 6), d.weight(6), alpha=2.0)
+    return d.MatMul(x, d.weight(4, 6)), d.Gemm(
+        d.Sub(d.full(1), d.input("n", 4)), d.weight(4, 6), d.weight(6), alpha=2.0
+    )
 
 
 @miss(A.ShiftLinear)
@@ -447,7 +449,9 @@ def bn_with_constants_along_the_width(d):
 @match(M.MergeScales, 3)
 def scales(d):
     x = d.Div(d.Mul(d.Mul(d.input("n", 4), d.weight(4)), d.full(2)), d.full(3))
-    return x, d.Mul(d.Mul(d.input("n", 4, dtype=DType.INT64), d.full(3, dtype=torch.int64)), d.full(5, dtype=torch.int64))
+    return x, d.Mul(
+        d.Mul(d.input("n", 4, dtype=DType.INT64), d.full(3, dtype=torch.int64)), d.full(5, dtype=torch.int64)
+    )
 
 
 @miss(M.MergeScales)

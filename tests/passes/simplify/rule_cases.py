@@ -149,7 +149,11 @@ def real_choice(d):
 def zero_biases(d):
     x, w = d.input("n", 4, 5, 5), d.weight(4, 4, 1, 1)
     zeros = d.Expand(d.full(0), d.input(1, dtype=DType.INT64, default=torch.tensor([4])))
-    return d.Conv(x, w, zeros), d.Conv(x, w, d.full(0, 4), strides=[2, 2]), d.Gemm(d.input("n", 4), d.weight(4, 6), d.full(0))
+    return (
+        d.Conv(x, w, zeros),
+        d.Conv(x, w, d.full(0, 4), strides=[2, 2]),
+        d.Gemm(d.input("n", 4), d.weight(4, 6), d.full(0)),
+    )
 
 
 @miss(A.DropZeroBias)
