@@ -72,11 +72,7 @@ class Upgrade:
 
     def constant(self, data: Any, dtype: torch.dtype = torch.int64) -> Value:
         """A new constant in the graph being read."""
-        tensor = (
-            data
-            if isinstance(data, torch.Tensor)
-            else torch.tensor(data if isinstance(data, (int, float)) else list(data), dtype=dtype)
-        )
+        tensor = data if isinstance(data, torch.Tensor) else torch.tensor(data, dtype=dtype)
         return self.graph.add_constant(tensor)
 
     def type(self, value: Value | None) -> TensorType:

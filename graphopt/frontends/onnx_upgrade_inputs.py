@@ -157,7 +157,7 @@ def _prelu(up: Upgrade, node: Node) -> Sequence[Node]:
         raise unsupported(node, "PRelu of opset 6 needs the ranks of its operands, which are unknown")
     if len(slopes) != 1 or slopes[0] == 1 or len(shape) <= 2:
         return [node]
-    column = step(node, "Unsqueeze", slope, up.constant(range(1, len(shape) - 1)))
+    column = step(node, "Unsqueeze", slope, up.constant([*range(1, len(shape) - 1)]))
     return [column, rebuild(node, "PRelu", [x, column.output])]
 
 

@@ -113,12 +113,12 @@ def test_a_failed_save_leaves_everything_as_it_was(tmp_path, monkeypatch):
 
 def test_places_that_cannot_be_written(tmp_path):
     graph = network(layers=1)
-    with pytest.raises(SaveError, match="folder '.*absent' does not exist"):
+    with pytest.raises(SaveError, match=r"folder '.*absent' does not exist"):
         save(graph, tmp_path / "absent" / "m.onnx")
     with pytest.raises(SaveError, match="is a folder"):
         save(graph, tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SaveError, match="folder '.*file' does not exist"):
+    with pytest.raises(SaveError, match=r"folder '.*file' does not exist"):
         save(graph, tmp_path / "file" / "m.onnx")
 
 

@@ -1,5 +1,7 @@
 """Which opset a graph is written at, the forms that older opsets want, and what cannot be written."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -188,7 +190,7 @@ def test_attributes_without_a_form():
 def test_versions_cover_all_opsets_without_gaps():
     for op in ("Relu", "Resize", "Softmax", "Gelu", "BatchNormalization"):
         versions = versions_of(op)
-        assert all(a.until == b.since for a, b in zip(versions, versions[1:], strict=False))
+        assert all(a.until == b.since for a, b in pairwise(versions))
         assert versions[-1].until == NEWEST + 1
     assert versions_of("Upsample") == ()
     assert versions_of("NoSuchOperator") == ()

@@ -58,7 +58,7 @@ def case_of(test):
     ("kind", "accepted"), [("node", 1500), ("simple", 15), ("pytorch-converted", 55), ("pytorch-operator", 20)]
 )
 def test_what_onnx_runtime_runs_it_runs_afterwards(backend_tests, kind, accepted):
-    """Every case that ONNX Runtime takes gives the same after load and to_onnx, and the same graph when loaded again."""
+    """What ONNX Runtime takes gives the same after load and to_onnx, and is the same graph when loaded again."""
     failures, same = [], 0
     for test in backend_tests[kind]:
         model, inputs, _ = case_of(test)
