@@ -182,22 +182,28 @@ def _agree(examples: Sequence[Example]) -> None:
 def enlarged(examples: Sequence[Example]) -> list[Any]:
     """The example values, with open dimensions of extent 0 or 1 made larger: torch takes these two for fixed.
 
-    A view becomes a tensor of its own, lest torch give sizes to what it is a view of.
+    A view becomes a tensor of its own, lest torch give sizes to what it is a view of; so does a tensor that is given
+    twice, lest torch take two inputs for one.
     """
     sizes = {
         name: e.value.shape[dim] for e in examples for dim, name in e.names.items() if e.value.shape[dim] > 1
     }  # fmt: skip
-    return [_enlarge(example, sizes) for example in examples]
+    seen: set[int] = set()
+    values = []
+    for example in examples:
+        value = example.value
+        if isinstance(value, torch.Tensor) and (value._is_view() or id(value) in seen):
+            value = value.detach().clone()
+        seen.add(id(example.value))
+        values.append(_enlarge(example, value, sizes))
+    return values
 
 
 # Stands for an open extent while tracing: no neighbour of 1, and divisible by what code likes to divide by.
 _TRACED = 12
 
 
-def _enlarge(example: Example, sizes: Mapping[str, int]) -> Any:
-    value = example.value
-    if isinstance(value, torch.Tensor) and value._is_view():
-        value = value.detach().clone()
+def _enlarge(example: Example, value: Any, sizes: Mapping[str, int]) -> Any:
     for dim in example.specs:
         if value.shape[dim] <= 1:
             size = sizes.get(example.names.get(dim, ""), _TRACED)
@@ -211,9 +217,20 @@ def _enlarge(example: Example, sizes: Mapping[str, int]) -> Any:
 def shapes_for_export(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], examples: Sequence[Example]
 ) -> Any:
-    """The ``dynamic_shapes`` of torch.export: the structure of the bound arguments, a dict or None for each leaf."""
+    """The ``dynamic_shapes`` of torch.export: the structure of the bound arguments, a dict or None for each leaf.
+
+    Raises:
+        CaptureError: there are open dimensions, and arguments that ``forward`` takes as ``**kwargs``.
+    """
     if not any(example.specs for example in examples):
         return None
+    parameters = inspect.signature(module.forward).parameters
+    loose = [name for name in kwargs if name not in parameters]
+    if loose:
+        raise CaptureError(
+            f"torch.export has no open dimensions where forward takes '{loose[0]}' through **arguments",
+            hint="list the argument in forward's signature, or leave out dynamic",
+        )
     _, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
     leaves = [dict(example.specs) or None for example in examples]
     own_args, own_kwargs = pytree.tree_unflatten(leaves, spec)

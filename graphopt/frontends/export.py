@@ -104,12 +104,21 @@ def _reason(
             where=decisions().get(size),
             hint="leave it out of dynamic, or take the size from the tensor's shape there",
         )
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return CaptureError(
-        f"torch.export: {type(error).__name__}: {first}",
+        f"torch.export: {type(error).__name__}: {_first_sentence(text)}",
         where=user_line(text) or user_frame(error),
         hint="run the module on the example arguments, and torch.export.draft_export for a full report",
     )
+
+
+def _first_sentence(text: str) -> str:
+    """The first line, with those that it announces."""
+    said: list[str] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        said.append(line)
+        if not line.endswith(":"):
+            break
+    return " ".join(said)
 
 
 _MARKED = re.compile(r"marked (\S.*?) as dynamic but your code specialized it to be a constant \((\d+)\)")

@@ -14,7 +14,7 @@ from graphopt.errors import CaptureError
 from graphopt.frontends.aten import Builder, NoConversion, find_converter, target_name
 from graphopt.frontends.mutation import Mutations, functional_name
 from graphopt.frontends.symbols import Symbols
-from graphopt.ir import DType, Graph, Origin, TensorType, Value
+from graphopt.ir import DType, Graph, Node, Origin, TensorType, Value
 from graphopt.ir import dims as D
 from graphopt.ops import aten
 
@@ -185,10 +185,10 @@ class Lowering(Builder):
         except TypeError as error:
             raise CaptureError(f"{target_name(node.target)}: {error}", where=location(node)) from error
         name, overload = aten.name_of(node.target)
-        outputs = self.emit_many(
-            name, operands, max(len(self.results), 1), domain=aten.DOMAIN, overload=overload, args=text
-        )
-        return outputs[0] if not isinstance(node.meta.get("val"), list | tuple) else tuple(outputs)
+        count = max(len(self.results), 1)
+        carried = Node(name, operands, {"args": text}, count, domain=aten.DOMAIN, overload=overload, origin=self.origin)
+        outputs = self.graph.append(carried).outputs
+        return tuple(outputs) if isinstance(node.meta.get("val"), list | tuple) else outputs[0]
 
     def _attribute(self, node: fx.Node) -> Any:
         found: Any = self._module

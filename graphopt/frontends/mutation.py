@@ -1,7 +1,7 @@
 """In-place operators and views, made functional.
 
-Tracing keeps ``relu_`` and ``y[:, 0] = z`` as they were written. An in-place operator gives the tensor that it writes, and
-every tensor that shares its memory, a new value: the write goes up from a view to its base (as ``select_scatter``,
+Tracing keeps ``relu_`` and ``y[:, 0] = z`` as they were written. An in-place operator gives the tensor that it writes,
+and every tensor that shares its memory, a new value: the write goes up from a view to its base (as ``select_scatter``,
 ``slice_scatter``, an inverse reshape), and views of a base that was written are made anew when they are next read.
 """
 
@@ -61,7 +61,8 @@ class Mutations:
         current = self._lowering.read(base)
         if current is self._seen[node]:
             return
-        self._lowering.write(node, self._lowering.convert(node))
+        in_place = functional_name(node) is not None
+        self._lowering.write(node, current if in_place else self._lowering.convert(node))
         self._seen[node] = current
 
     def apply(self, node: fx.Node, value: Value) -> None:
@@ -206,8 +207,8 @@ _INVERSES: dict[str, _Inverse] = {
     "aten.narrow.default": _by("graphopt.narrow_scatter"),
     **dict.fromkeys(
         ("aten.alias.default", "aten.detach.default", "aten.detach_.default", "aten.contiguous.default",
-         "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", "aten.lift_fresh.default",
-         "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.type_as.default"),
+         "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
+         "aten.lift_fresh.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.type_as.default"),
         _same,
     ),
     **dict.fromkeys(

@@ -58,7 +58,8 @@ def check(
         example = tuple(a[:1] if i in batch else a for i, a in enumerate(args))
     graph = capture(module, example, dynamic=dynamic)
     graph.verify()
-    assert [node.op for node in graph.walk() if node.domain == "aten"] == list(carried)
+    found = [node.op for node in graph.walk() if node.domain == "aten"]
+    assert found == list(carried), found
     for node in graph.walk():
         if not node.domain:
             fits_standard(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from graphopt.frontends.aten.builder import INT_MAX
@@ -35,7 +36,7 @@ def _branch(c: Any, module: fx.GraphModule, operands: Sequence[Any]) -> Graph:
 def _return(inner: Any, results: Any) -> None:
     items = results if isinstance(results, list | tuple) else [results]
     for index, item in enumerate(items):
-        value = inner.operand(item, DType.INT64)
+        value = _value(inner, item)
         if value.producer is None or value.graph is not inner.graph or value.is_output:
             # ONNX wants a body's results to be made inside it.
             passed = inner.emit("Identity", value)
@@ -54,7 +55,7 @@ def while_loop(
 ) -> Any:
     """Loop; the condition is computed once before it and at the end of every round."""
     first = c.operand(_one(c.inline(cond_fn, [*carried, *additional])), DType.BOOL)
-    start = [c.operand(item, DType.INT64) for item in carried]
+    start = [_value(c, item) for item in carried]
     inner, _ = c.body(body_fn, str(c.node.name))
     inner.graph.add_input("iteration", TensorType(DType.INT64, ()))
     inner.graph.add_input("condition", TensorType(DType.BOOL, ()))
@@ -64,6 +65,10 @@ def while_loop(
     _return(inner, [again, *results])
     trips = c.scalar(INT_MAX, DType.INT64)
     return tuple(c.emit_many("Loop", [trips, first, *start], len(start), body=inner.graph))
+
+
+def _value(c: Any, item: Any) -> Value:
+    return item if isinstance(item, Value) else c.scalar(item, DType.of(torch.tensor(item).dtype))
 
 
 def _one(result: Any) -> Any:

@@ -40,9 +40,11 @@ def batch_norm(
         )  # fmt: skip
     require(running_mean is None, "batch statistics that are also recorded")
     mean, var = _filled(c, None, 0.0, input, channels), _filled(c, None, 1.0, input, channels)
-    return c.emit_many(
-        "BatchNormalization", [input, scale, shift, mean, var], 3, epsilon=float(eps), training_mode=1
-    )[0]  # fmt: skip
+    results = c.emit_many("BatchNormalization", [input, scale, shift, mean, var], 3, epsilon=float(eps), training_mode=1)
+    # ONNX requires all three outputs, and one without a name would be left out.
+    for result, name in zip(results, ("normalised", "mean", "variance"), strict=True):
+        result.name = name
+    return results[0]
 
 
 @converts("aten._native_batch_norm_legit_no_training.default")

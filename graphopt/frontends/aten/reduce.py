@@ -244,11 +244,11 @@ def topk(
 ) -> tuple[Value, ...]:
     require(rank_of(self) > 0, "the largest elements of one number")
     count = c.vector([k])  # type: ignore[list-item]
-    return tuple(
-        c.emit_many(
-            "TopK", [self, count], 2, axis=axis_of(self, dim), largest=int(largest), sorted=int(sorted)
-        )
-    )  # fmt: skip
+    attributes = {"axis": axis_of(self, dim), "largest": int(largest), "sorted": int(sorted)}
+    values, indices = c.emit_many("TopK", [self, count], 2, **attributes)
+    # ONNX requires both outputs, and one without a name would be left out.
+    values.name, indices.name = "values", "indices"
+    return values, indices
 
 
 @converts("aten.sort.default")
