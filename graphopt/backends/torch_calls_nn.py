@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from graphopt.backends.torch_forms import covers_trailing, is_filled, only_first_output, short, static_pads
-from graphopt.ir import Node
+from graphopt.backends.torch_form import covers_trailing, is_filled, only_first_output, short, static_pads
+from graphopt.ir import DType, Node, Value
+from graphopt.ir import dims as D
 from graphopt.ops import attribute
 from graphopt.ops.windows import window
 
@@ -128,7 +129,84 @@ def _global_average_pool(e: Emitter, node: Node) -> Any:
     return e.call(_ADAPTIVE[rank - 3], e.tensor(node.operand(0)), 1)
 
 
+def _attention(e: Emitter, node: Node) -> Any:
+    q, k, mask = node.operand(0), node.operand(1), node.input(3)
+    if q.rank != 4 or k.shape is None or q.shape is None or not only_first_output(node):
+        return None
+    beyond = [node.input(i) for i in (4, 5, 6)]
+    special = ("softcap", "softmax_precision", "q_num_heads")
+    windowed = attribute(node, "left_window_size") >= 0 or attribute(node, "right_window_size") >= 0
+    if windowed or any(beyond) or any(attribute(node, name) for name in special):
+        return None
+    causal = bool(attribute(node, "is_causal"))
+    if causal and mask is not None:
+        return None
+    if mask is not None and (mask.rank is None or mask.rank < 2 or not _covers(mask, k)):
+        return None
+    options: dict[str, Any] = {}
+    if causal:
+        options["is_causal"] = True
+    if attribute(node, "scale") is not None:
+        options["scale"] = attribute(node, "scale")
+    if q.shape[1] != k.shape[1]:
+        options["enable_gqa"] = True
+    operands = [e.tensor(node.operand(i)) for i in range(3)]
+    return e.call(F.scaled_dot_product_attention, *operands, *([] if mask is None else [e.tensor(mask)]), **options)
+
+
+def _covers(mask: Value, key: Value) -> bool:
+    """True when a mask has an entry for every key."""
+    assert mask.shape is not None and key.shape is not None
+    if mask.dtype is not DType.BOOL and mask.dtype is not key.dtype:
+        return False
+    return mask.shape[-1] == 1 or D.same(mask.shape[-1], key.shape[2])
+
+
+# Mode of F.interpolate by ONNX's mode, coordinates and rounding.
+_SMOOTH = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
+_NEAREST = {("asymmetric", "floor"): "nearest", ("half_pixel", "round_prefer_ceil"): "nearest-exact"}
+
+
+def _interpolation(node: Node, rank: int) -> dict[str, Any] | None:
+    """The options of F.interpolate that are the same filter; ``None`` where it has none like it."""
+    mode, where = attribute(node, "mode"), attribute(node, "coordinate_transformation_mode")
+    if attribute(node, "exclude_outside") or attribute(node, "keep_aspect_ratio_policy") != "stretch":
+        return None
+    if mode == "nearest":
+        found = _NEAREST.get((where, attribute(node, "nearest_mode")))
+        return None if found is None or attribute(node, "antialias") else {"mode": found}
+    smooth, antialias = _SMOOTH.get((mode, rank)), bool(attribute(node, "antialias"))
+    if smooth is None or where not in ("half_pixel", "align_corners"):
+        return None
+    if mode == "cubic" and abs(attribute(node, "cubic_coeff_a") - (-0.5 if antialias else -0.75)) > 1e-6:
+        return None
+    options: dict[str, Any] = {"mode": smooth, "align_corners": where == "align_corners"}
+    if antialias:
+        if rank != 4:
+            return None
+        options["antialias"] = True
+    return options
+
+
+def _resize(e: Emitter, node: Node) -> Any:
+    x, y, scales = node.operand(0), node.output, node.input(2)
+    if x.shape is None or y.shape is None or x.rank not in (3, 4, 5) or attribute(node, "axes"):
+        return None
+    options = _interpolation(node, x.rank)
+    if options is None or not all(D.same(a, b) for a, b in zip(x.shape[:2], y.shape[:2], strict=True)):
+        return None
+    if scales is not None and scales.shape != (0,):
+        if not scales.is_constant or scales.data is None:
+            return None
+        factors = [float(f) for f in scales.data.tolist()]
+        whole = factors[:2] == [1.0, 1.0] and all(f == int(f) for f in factors)
+        return e.call(F.interpolate, e.tensor(x), scale_factor=factors[2:], **options) if whole else None
+    sizes = e.sizes.dims(y.shape[2:])
+    return None if sizes is None else e.call(F.interpolate, e.tensor(x), size=sizes, **options)
+
+
 LAYERS = {
+    "Attention": _attention,
     "AveragePool": _average_pool,
     "Conv": _conv,
     "Gemm": _gemm,
@@ -136,6 +214,7 @@ LAYERS = {
     "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
+    "Resize": _resize,
 }
 
 __all__ = ["LAYERS"]

@@ -104,7 +104,7 @@ def _split(e: Emitter, node: Node) -> Any:
     if sizes is None:
         return None
     whole = sizes[0] if all(isinstance(size, int) and size == sizes[0] for size in sizes) else sizes
-    parts = e.call(torch.split, e.tensor(node.operand(0)), whole, axis)
+    parts = e.method("split", e.tensor(node.operand(0)), whole, axis)
     return tuple(e.call(operator.getitem, parts, index) for index in range(len(sizes)))
 
 

@@ -17,7 +17,7 @@ from graphopt.backends import torch_signature
 from graphopt.backends.torch_aten import emit_aten, gives_tuple
 from graphopt.backends.torch_calls import CALLS, steering
 from graphopt.backends.torch_control import emit_control
-from graphopt.backends.torch_forms import Form
+from graphopt.backends.torch_form import Form
 from graphopt.backends.torch_leaf import first, leaf
 from graphopt.backends.torch_module import TorchModule
 from graphopt.backends.torch_plan import Plan, build, plan
@@ -123,6 +123,7 @@ class Emitter:
         self._tracer = fx.proxy.GraphAppendingTracer(self.fx)
         self._attributes: dict[str, fx.Node] = {}
         self._buffers: dict[str, torch.Tensor] = {}
+        self._items: dict[tuple[fx.Node, int], fx.Node] = {}
         self._device: fx.Node | None = None
         self.specs: dict[str, Any] = {}
 
@@ -203,7 +204,7 @@ class Emitter:
 
     def _results(self, node: Node) -> Sequence[Any]:
         if node in self.plan.calls:
-            return self._module(*self.plan.calls[node])
+            return self._module(node, *self.plan.calls[node])
         if node.bodies:
             return self.split(emit_control(self, node), len(node.outputs), True)
         if not node.domain and node.op in CALLS:
@@ -212,12 +213,25 @@ class Emitter:
                 return result if isinstance(result, tuple) else (result,)
         return self._function(node)
 
-    def _module(self, path: str, form: Form) -> Sequence[Any]:
-        args = [self.tensor(value) for value in form.inputs]
+    def _module(self, node: Node, path: str, form: Form) -> Sequence[Any]:
+        args = [self._given(value) for value in form.inputs]
         if form.pad:
             args[0] = self.call(nn.functional.pad, args[0], list(form.pad))
         result = self.fx.call_module(path, tuple(args))
-        return [result if pick is None else pick(self, result) for pick in form.results]
+        if not form.results:
+            return (result,)
+        self.env.update({value: pick(self, result) for value, pick in form.results})
+        return [self.env.get(value) for value in node.outputs]
+
+    def _given(self, value: Any) -> Any:
+        return tuple(self.tensor(each) for each in value) if isinstance(value, tuple) else self.tensor(value)
+
+    def item(self, result: fx.Node, index: int) -> fx.Node:
+        """Entry `index` of a tuple, taken once."""
+        key = (result, index)
+        if key not in self._items:
+            self._items[key] = self.call(operator.getitem, result, index)
+        return self._items[key]
 
     def _function(self, node: Node) -> Sequence[Any]:
         """The record's computation: traced through, or called."""
@@ -262,7 +276,7 @@ class Emitter:
     def split(self, result: Any, count: int, is_tuple: bool | None) -> Sequence[Any]:
         """The entries of a result; `is_tuple` tells whether it is a tuple of them, ``None`` that it may be."""
         if is_tuple or (is_tuple is None and count > 1):
-            return [self.call(operator.getitem, result, index) for index in range(count)]
+            return [self.item(result, index) for index in range(count)]
         return (result if is_tuple is False else self.call(first, result),)
 
     def device(self) -> Any:

@@ -1,4 +1,4 @@
-"""Module forms: which nodes are an ``nn.Module`` with weights, as a table from operators to matchers.
+"""Matchers: which nodes are an ``nn.Module`` with weights, as a table from operators to functions.
 
 A matcher looks at one node and yields the modules that it could be, the most telling first. Whether a form can be used
 depends on the names of its weights, which `graphopt.backends.torch_plan` decides.
@@ -7,144 +7,32 @@ depends on the names of its weights, which `graphopt.backends.torch_plan` decide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from graphopt.backends.torch_form import (
+    Form,
+    Matcher,
+    Weight,
+    covers_trailing,
+    is_filled,
+    is_weight,
+    only_first_output,
+    peel,
+    plain,
+    shape_of,
+    short,
+    static_pads,
+    weight_and_bias,
+)  # fmt: skip
+from graphopt.backends.torch_recurrent import recurrent
 from graphopt.ir import Node, Value
 from graphopt.ops import attribute
-from graphopt.ops.windows import same_pads, window
-
-Unpack: TypeAlias = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-Pack: TypeAlias = Callable[[Sequence[torch.Tensor]], torch.Tensor]
-
-
-def _one(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    return (tensor,)
-
-
-def _first(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return tensors[0]
-
-
-def _transposed(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    return (tensor.t().contiguous(),)
-
-
-def _transposed_back(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    return tensors[0].t().contiguous()
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant of the graph and the tensors of a module that hold it.
-
-    Attributes:
-        value: the constant.
-        leaves: names in the module; one, unless the constant packs several tensors.
-        buffer: buffers rather than parameters.
-        layout: "" when the one leaf holds the constant as it is; else a name for how it is laid out.
-        unpack: from the constant to the leaves.
-        pack: back again.
-    """
-
-    value: Value
-    leaves: tuple[str, ...]
-    buffer: bool = False
-    layout: str = ""
-    unpack: Unpack = _one
-    pack: Pack = _first
-
-
-@dataclass(frozen=True)
-class Form:
-    """A module that a node could be.
-
-    Attributes:
-        module: the class.
-        options: its constructor arguments.
-        weights: its parameters and buffers.
-        inputs: what it is called with.
-        absorbed: further nodes that it stands for.
-        extra: state that it has beyond the graph's constants.
-        pad: amounts for ``F.pad`` before the call.
-        results: for each output of the node, which entry of the module's result it is (``None``: the result itself).
-    """
-
-    module: Callable[..., nn.Module]
-    options: Mapping[str, Any]
-    weights: tuple[Weight, ...]
-    inputs: tuple[Value, ...]
-    absorbed: tuple[Node, ...] = ()
-    extra: tuple[str, ...] = ()
-    pad: tuple[int, ...] = ()
-    results: tuple[Any, ...] = field(default=(None,))
-
-    @property
-    def leaves(self) -> tuple[str, ...]:
-        """Names of all tensors that the graph holds for the module."""
-        return tuple(leaf for weight in self.weights for leaf in weight.leaves)
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """Equal for two forms that are the same module with the same weights."""
-        weights = tuple((id(weight.value), weight.leaves, weight.layout) for weight in self.weights)
-        return self.module, tuple(sorted(self.options.items(), key=lambda item: item[0])), weights
-
-
-Matcher: TypeAlias = Callable[[Node], Iterator[Form]]
-
-
-def is_weight(value: Value | None, node: Node) -> bool:
-    """True for a float constant that lives in the graph of `node`."""
-    return (
-        value is not None
-        and value.is_constant
-        and value.data is not None
-        and value.dtype.is_float
-        and value.graph is node.graph
-    )
-
-
-def shape_of(value: Value) -> tuple[int, ...]:
-    """Shape of a constant."""
-    assert value.data is not None
-    return tuple(value.data.shape)
-
-
-def only_first_output(node: Node) -> bool:
-    """True when nothing reads any output but the first."""
-    return not any(value.uses for value in node.outputs[1:])
-
-
-def plain(leaf: str, value: Value, buffer: bool = False) -> Weight:
-    """A weight that the module holds as the graph does."""
-    return Weight(value, (leaf,), buffer)
-
-
-def _weight_and_bias(weight: Value, bias: Value | None) -> tuple[Weight, ...]:
-    return (plain("weight", weight), *([] if bias is None else [plain("bias", bias)]))
-
+from graphopt.ops.windows import window
 
 # -- convolutions
-
-
-def static_pads(node: Node, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int]] | None:
-    """Strides, dilations and pads of a convolution; ``None`` when automatic pads depend on sizes that are not known."""
-    strides, dilations, pads, auto_pad = window(node, len(kernel))
-    if auto_pad == "VALID":
-        pads = [0] * 2 * len(kernel)
-    if auto_pad.startswith("SAME"):
-        extents = (node.operand(0).shape or ())[2:]
-        if all(s == 1 for s in strides):
-            extents = (1,) * len(kernel)  # the pads of a dense window do not depend on the extent
-        if len(extents) != len(kernel) or not all(isinstance(e, int) for e in extents):
-            return None
-        pads = same_pads([e for e in extents if isinstance(e, int)], kernel, strides, dilations, auto_pad)
-    return strides, dilations, pads
 
 
 def _conv(node: Node) -> Iterator[Form]:
@@ -168,7 +56,7 @@ def _conv(node: Node) -> Iterator[Form]:
         "bias": bias is not None,
     }  # fmt: skip
     module = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-    yield Form(module, options, _weight_and_bias(weight, bias), (node.operand(0),), pad=amounts)
+    yield Form(module, options, weight_and_bias(weight, bias), (node.operand(0),), pad=amounts)
 
 
 def _conv_transpose(node: Node) -> Iterator[Form]:
@@ -191,10 +79,18 @@ def _conv_transpose(node: Node) -> Iterator[Form]:
         "groups": group, "bias": bias is not None, "dilation": tuple(dilations),
     }  # fmt: skip
     module = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
-    yield Form(module, options, _weight_and_bias(weight, bias), (node.operand(0),))
+    yield Form(module, options, weight_and_bias(weight, bias), (node.operand(0),))
 
 
 # -- linear
+
+
+def _transposed(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    return (tensor.t().contiguous(),)
+
+
+def _transposed_back(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return tensors[0].t().contiguous()
 
 
 def _linear(x: Value, weight: Weight, bias: Value | None, size: Sequence[int], absorbed: tuple[Node, ...]) -> Form:
@@ -253,11 +149,6 @@ def _add(node: Node) -> Iterator[Form]:
 # -- normalisation
 
 
-def is_filled(value: Value | None, number: float) -> bool:
-    """True for a constant whose elements all equal `number`."""
-    return value is not None and value.is_constant and value.data is not None and bool((value.data == number).all())
-
-
 def _batch_norm(node: Node) -> Iterator[Form]:
     x, scale, bias, mean, var = (node.operand(i) for i in range(5))
     if x.rank not in (2, 3, 4, 5) or attribute(node, "training_mode") or not only_first_output(node):
@@ -271,20 +162,9 @@ def _batch_norm(node: Node) -> Iterator[Form]:
     module = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.rank]
     statistics = (plain("running_mean", mean, True), plain("running_var", var, True))
     counter = ("num_batches_tracked",)
-    yield Form(module, options, (*_weight_and_bias(scale, bias), *statistics), (x,), extra=counter)
+    yield Form(module, options, (*weight_and_bias(scale, bias), *statistics), (x,), extra=counter)
     if is_filled(scale, 1) and is_filled(bias, 0):
         yield Form(module, {**options, "affine": False}, statistics, (x,), extra=counter)
-
-
-def short(number: float) -> float:
-    """The shortest decimal that is the same float32: attributes come from files as float32."""
-    return float(f"{number:.7g}")
-
-
-def covers_trailing(node: Node, size: Sequence[int]) -> bool:
-    """True when normalisation from the node's ``axis`` on is over dimensions of extents `size`."""
-    axis, rank = attribute(node, "axis"), node.operand(0).rank
-    return bool(axis == -len(size) or (rank is not None and axis % rank == rank - len(size)))
 
 
 def _layer_norm(node: Node) -> Iterator[Form]:
@@ -295,9 +175,9 @@ def _layer_norm(node: Node) -> Iterator[Form]:
     if not covers_trailing(node, size) or (bias is not None and shape_of(bias) != size):
         return
     options = {"normalized_shape": size, "eps": short(attribute(node, "epsilon"))}
-    yield Form(nn.LayerNorm, {**options, "bias": bias is not None}, _weight_and_bias(scale, bias), (x,))
+    yield Form(nn.LayerNorm, {**options, "bias": bias is not None}, weight_and_bias(scale, bias), (x,))
     if is_filled(bias, 0):
-        yield Form(nn.LayerNorm, {**options, "bias": False}, _weight_and_bias(scale, None), (x,))
+        yield Form(nn.LayerNorm, {**options, "bias": False}, weight_and_bias(scale, None), (x,))
 
 
 def _rms_norm(node: Node) -> Iterator[Form]:
@@ -314,7 +194,7 @@ def _group_norm(node: Node) -> Iterator[Form]:
             "num_groups": attribute(node, "num_groups"), "num_channels": shape_of(scale)[0],
             "eps": short(attribute(node, "epsilon")),
         }  # fmt: skip
-        yield Form(nn.GroupNorm, options, _weight_and_bias(scale, bias), (x,))
+        yield Form(nn.GroupNorm, options, weight_and_bias(scale, bias), (x,))
 
 
 def _instance_norm(node: Node) -> Iterator[Form]:
@@ -326,7 +206,7 @@ def _instance_norm(node: Node) -> Iterator[Form]:
             "eps": short(attribute(node, "epsilon")),
             "affine": True,
         }
-        yield Form(module, options, _weight_and_bias(scale, bias), (x,))
+        yield Form(module, options, weight_and_bias(scale, bias), (x,))
 
 
 # -- others
@@ -343,16 +223,6 @@ def _embedding(node: Node) -> Iterator[Form]:
     rows, columns = shape_of(weight)
     options = {"num_embeddings": rows, "embedding_dim": columns}
     yield Form(nn.Embedding, options, (plain("weight", weight),), (ids,))
-
-
-_ORDER_KEEPING = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Flatten", "Identity"})
-
-
-def peel(value: Value) -> Value:
-    """What `value` is a row-major view of."""
-    while value.producer is not None and not value.producer.domain and value.producer.op in _ORDER_KEEPING:
-        value = value.producer.operand(0)
-    return value
 
 
 def _prelu(node: Node) -> Iterator[Form]:
@@ -404,13 +274,16 @@ FORMS: dict[str, Matcher] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Dropout": _dropout,
+    "GRU": recurrent,
     "Gather": _embedding,
     "Gemm": _gemm,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
+    "LSTM": recurrent,
     "LayerNormalization": _layer_norm,
     "MatMul": _matmul,
     "PRelu": _prelu,
+    "RNN": recurrent,
     "RMSNormalization": _rms_norm,
 }
 
@@ -431,3 +304,5 @@ TRAINED: dict[str, Mapping[int, str]] = {
     "RMSNormalization": {1: "weight"},
     "RNN": {1: "weight", 2: "recurrence", 3: "bias"},
 }
+
+__all__ = ["FORMS", "TRAINED"]

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphopt.backends.torch_forms import FORMS, TRAINED, Form, Pack, Unpack, Weight, is_filled, is_weight
+from graphopt.backends.torch_form import Form, Pack, Unpack, Weight, is_filled, is_weight
+from graphopt.backends.torch_forms import FORMS, TRAINED
 from graphopt.backends.torch_module import install, register, submodule
 from graphopt.backends.torch_quant import dequantized_weight
 from graphopt.ir import Graph, Node, Parameter, Value
@@ -89,7 +90,8 @@ class _Planner:
         for value in self.graph.constants:
             if value.parameter is not None:
                 self._bind(Weight(value, ("",)), value.parameter)
-        for node, forms in self._matches():
+        # Modules without weights come last: they take what room the others leave.
+        for node, forms in sorted(self._matches(), key=lambda match: not match[1][0].weights):
             self._place(node, forms)
         for node in self.graph.nodes:
             self._dequantized(node)
@@ -214,11 +216,13 @@ class _Planner:
         scope = node.origin.module or scope_path(node.name) or scope_path(next(iter(node.origin.sources), ""))
         if scope and self._is_free(scope):
             return scope
-        if not form.weights and scope:
-            return self._numbered(f"{scope}.{node.op.lower()}")
-        return self._numbered(node.op.lower())
+        return self._numbered(node.op.lower(), "" if form.weights else scope)
 
-    def _numbered(self, stem: str) -> str:
+    def _numbered(self, stem: str, scope: str = "") -> str:
+        """The first free "stem_0", "stem_1", ..., inside the innermost module of `scope` that can hold modules."""
+        while scope and (scope in self.plan.forms or scope in self.names or not self._is_open(scope)):
+            scope = scope.rpartition(".")[0]
+        stem = f"{scope}.{stem}" if scope else stem
         while True:
             self.counters[stem] = number = self.counters.get(stem, -1) + 1
             if self._is_free(f"{stem}_{number}"):
@@ -322,21 +326,22 @@ def build(plan: Plan, training: bool) -> nn.Module:
     """Makes the modules and registers the weights (copies of the graph's constants), without a forward."""
     root = nn.Module()
     waiting = dict(plan.forms)
+    pairs: list[tuple[str, torch.Tensor, bool]] = []
+    aliases: list[tuple[str, torch.Tensor, bool]] = []  # last, as a tied layer is usually the later one
     for binding in plan.bindings:
         assert binding.value.data is not None
+        persistent = binding.parameter.persistent
         tensors = [_state(tensor, binding.parameter) for tensor in binding.unpack(binding.value.data)]
-        pairs = [
-            *zip(binding.keys, tensors, strict=True),
-            *((alias, tensors[0]) for alias in binding.aliases),
-        ]
-        for key, tensor in pairs:
-            path, _, leaf = key.rpartition(".")
-            if path in waiting:
-                install(root, path, _empty(waiting.pop(path), tensor))
-            if path in plan.forms:
-                setattr(submodule(root, path), leaf, tensor)
-            else:
-                register(root, key, tensor, binding.parameter.persistent)
+        pairs += [(key, tensor, persistent) for key, tensor in zip(binding.keys, tensors, strict=True)]
+        aliases += [(alias, tensors[0], persistent) for alias in binding.aliases]
+    for key, tensor, persistent in pairs + aliases:
+        path, _, leaf = key.rpartition(".")
+        if path in waiting:
+            install(root, path, _empty(waiting.pop(path), tensor))
+        if path in plan.forms:
+            setattr(submodule(root, path), leaf, tensor)
+        else:
+            register(root, key, tensor, persistent)
     for path, form in waiting.items():
         install(root, path, _empty(form, None))
     _forget_counters(plan, root)

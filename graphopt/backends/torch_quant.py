@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphopt.backends.torch_forms import Weight
+from graphopt.backends.torch_form import Weight
 from graphopt.ir import DType, Node, Value
 from graphopt.ops import attribute
 
