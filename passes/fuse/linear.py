@@ -21,7 +21,7 @@ def convolution(op: Patterns, x: Any, w: Var, b: Any) -> Pattern:
 
 
 def product(op: Patterns, x: Any, w: Var, b: Any, name: str = "linear") -> Pattern:
-    """Pattern of a Gemm, or of a MatMul with or without a bias added. Weight (or its transpose) and bias are constant."""
+    """Pattern of a Gemm, or a MatMul with or without a bias added. Weight (or its transpose) and bias are constant."""
     weight = op.any(op.constant(w), op.Transpose(op.constant(w), perm=(1, 0)).named(f"{name}.view"))
     return op.any(
         op.Gemm(x, op.constant(w), op.optional(op.constant(b)), transA=0).named(name),

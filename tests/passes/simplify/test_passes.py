@@ -306,3 +306,17 @@ def test_random_chains(names, static, returned):
     d.output(d.Relu(x))
     apply(d, "simplify,fuse")
     assert not run_pipeline(d.graph, "simplify", Context(d.graph)).modified, "simplify leaves nothing for itself"
+
+
+def test_if_whose_branches_are_constants_alone():
+    d = Draft()
+    bodies = []
+    for number in (1.0, 2.0):
+        body = Graph("body")
+        body.add_output(body.add_constant(torch.full((2,), number)))
+        bodies.append(body)
+    condition = d.full(False, dtype=torch.bool)
+    d.output(d.Add(d.input(2), d("If", condition, then_branch=bodies[0], else_branch=bodies[1])))
+    apply(d, "simplify")
+    assert ops(d) == ["Add"]
+    assert [value.data.tolist() for value in d.graph.constants] == [[2.0, 2.0]]
