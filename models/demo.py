@@ -1,7 +1,7 @@
 """The main job, from end to end on real input: ``make demo``.
 
-A residual network trained on scikit-learn's digits is captured, pruned, fine-tuned, fused, quantized and written as ONNX.
-After every step the ONNX file is measured in ONNX Runtime: accuracy on the held-out images, and latency.
+A residual network trained on scikit-learn's digits is captured, pruned, fine-tuned, fused, quantized and written as
+ONNX. After every step the file is measured in ONNX Runtime: accuracy on the held-out images, and latency.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphopt.ir import Dim, DType, Graph, Node, TensorType, Value
+from graphopt.ir import Dim, DType, Graph, Node, Value
 from graphopt.ir import dims as D
 from graphopt.ops import record_of
 
@@ -15,26 +16,32 @@ _NOT_WEIGHTS = frozenset({DType.INT64, DType.BOOL, DType.STRING, DType.UNDEFINED
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What one node costs.
+    """What one node costs; named dimensions count as 1, so figures are per sample.
 
     Attributes:
         macs: multiply-accumulates; ``None`` when shapes are not known.
         weights: elements of the weights that it reads.
-        bytes_read: bytes of all inputs.
-        bytes_written: bytes of all outputs.
     """
 
     node: Node
-    macs: Dim
+    macs: int | None
     weights: int
-    bytes_read: Dim
-    bytes_written: Dim
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all inputs."""
+        return _bytes(value for value in self.node.inputs if value is not None)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all outputs."""
+        return _bytes(self.node.outputs)
 
 
 class Cost:
     """The cost of a graph.
 
-    Named dimensions count as 1, so that the figures are per sample; ``Cost.nodes`` keeps the expressions.
+    Named dimensions count as 1, so that the figures are per sample.
 
     Attributes:
         nodes: per node, bodies included.
@@ -46,7 +53,7 @@ class Cost:
 
     def __init__(self, graph: Graph) -> None:
         self.nodes = [node_cost(node) for node in graph.walk()]
-        self.macs = sum(_per_sample(cost.macs) for cost in self.nodes)
+        self.macs = sum(cost.macs or 0 for cost in self.nodes)
         self.unknown = [cost.node for cost in self.nodes if cost.macs is None]
         weights = [value for scope in graph.graphs() for value in scope.constants if is_weight(value) and value.uses]
         self.weights = sum(_elements(value) for value in weights)
@@ -55,7 +62,7 @@ class Cost:
     @property
     def activation_bytes(self) -> int:
         """Bytes written by all nodes together, per sample."""
-        return sum(_per_sample(cost.bytes_written) for cost in self.nodes)
+        return sum(cost.bytes_written for cost in self.nodes)
 
 
 def is_weight(value: Value) -> bool:
@@ -67,14 +74,8 @@ def node_cost(node: Node) -> NodeCost:
     """The cost of one node."""
     record = record_of(node)
     macs: Dim = record.macs(node) if record is not None and record.macs is not None else 0
-    read = [value for value in node.inputs if value is not None]
-    return NodeCost(
-        node,
-        macs,
-        sum(_elements(value) for value in dict.fromkeys(read) if is_weight(value)),
-        _bytes(read),
-        _bytes(node.outputs),
-    )
+    read = dict.fromkeys(value for value in node.inputs if value is not None)
+    return NodeCost(node, _per_sample(macs), sum(_elements(value) for value in read if is_weight(value)))
 
 
 def _elements(value: Value) -> int:
@@ -82,16 +83,18 @@ def _elements(value: Value) -> int:
     return count if isinstance(count, int) else 0
 
 
-def _bytes(values: Iterable[Value]) -> Dim:
-    total: Dim = 0
+def _bytes(values: Iterable[Value]) -> int:
+    bits = 0
     for value in values:
-        if isinstance(value.type, TensorType):
-            total = D.add(total, D.floor_div(D.mul(value.type.numel, value.type.dtype.bits), 8))
-    return total
+        kind = value.tensor_type
+        sizes = [_per_sample(dim) for dim in kind.shape or ()]
+        if kind.shape is not None and None not in sizes:
+            bits += math.prod(size for size in sizes if size is not None) * kind.dtype.bits
+    return bits // 8
 
 
-def _per_sample(dim: Dim) -> int:
-    if dim is None:
-        return 0
+def _per_sample(dim: Dim) -> int | None:
+    if dim is None or isinstance(dim, int):
+        return dim
     bound = D.substitute(dim, dict.fromkeys(D.free_names(dim), 1))
-    return bound if isinstance(bound, int) else 0
+    return bound if isinstance(bound, int) else None

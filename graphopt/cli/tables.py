@@ -13,7 +13,6 @@ from rich.text import Text
 from graphopt.analysis.cost import Cost
 from graphopt.analysis.shapes import propagate
 from graphopt.ir import Graph, Node
-from graphopt.ir.dims import format_dim
 from graphopt.ops import REQUIRED, find
 from graphopt.pipeline import Alias, Pass, Report, all_aliases, all_passes
 from graphopt.pipeline.options import option_infos
@@ -76,7 +75,7 @@ def layer_table(graph: Graph) -> Table:
         table.add_column(column, justify="right")
     for number, cost in enumerate(Cost(graph).nodes):
         node = cost.node
-        macs = "?" if cost.macs is None else format_dim(cost.macs) if cost.macs else ""
+        macs = "?" if cost.macs is None else f"{cost.macs:,}" if cost.macs else ""
         shown = ", ".join(str(value.type) for value in node.outputs if value.uses)
         where = node.origin.module or node.name
         table.add_row(str(number), _kind(node), where, shown, f"{cost.weights:,}" if cost.weights else "", macs)
