@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
@@ -37,7 +39,7 @@ class AttributeReader:
         self._read_graph = read_graph
         self._readers: dict[int, Callable[[Any], Attribute]] = {
             _A.INT: lambda v: v,
-            _A.FLOAT: lambda v: v,
+            _A.FLOAT: shortest,
             _A.STRING: text,
             _A.TENSOR: self._tensor,
             _A.GRAPH: lambda v: self._read_graph(v),
@@ -65,6 +67,12 @@ class AttributeReader:
         if isinstance(data, torch.Tensor) and dtype.bits < 8:
             return TypedTensor(data, dtype)
         return data
+
+
+@lru_cache(maxsize=4096)
+def shortest(number: float) -> float:
+    """The float with the fewest digits that is the same in single precision: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(number)))
 
 
 def _guess(proto: onnx.AttributeProto) -> int:
