@@ -201,10 +201,18 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+def _infinities() -> tuple[Any, ...]:
+    import sympy
+
+    return sympy.zoo, sympy.nan, sympy.oo, -sympy.oo
+
+
 def _evaluate(tree: ast.expr) -> Any:
     result = _evaluate_node(tree)
     if result.is_Integer and result.p.bit_length() > _MAX_BITS:
         raise ValueError("too large for a dimension")
+    if result.is_infinite or (result.is_finite is None and result.has(*_infinities())):
+        raise ValueError("division by zero")
     return result
 
 
@@ -221,10 +229,7 @@ def _evaluate_node(tree: ast.expr) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_evaluate(operand)
         case ast.BinOp(left=left, op=ast.Div(), right=right):
-            divisor = _evaluate(right)
-            if divisor.is_zero:
-                raise ValueError("division by zero")
-            return _evaluate(left) / divisor
+            return _evaluate(left) / _evaluate(right)
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= 16:
             return _evaluate(left) ** power
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:

@@ -239,7 +239,7 @@ class LiteralParser:
         self._check_sizes(sizes, shape, start)
         try:
             return tensor_of(elements, kind.dtype.torch, shape)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             lexer.fail(f"malformed tensor: {error}", start)
 
     def _check_sizes(self, sizes: tuple[int, ...], shape: tuple[int, ...], start: int) -> None:
@@ -266,7 +266,7 @@ class LiteralParser:
         if token is None or self._weights is None:
             try:
                 return torch.empty(shape, dtype=kind.dtype.torch, device="meta")
-            except RuntimeError as error:
+            except (RuntimeError, TypeError) as error:  # sizes that no tensor can have
                 lexer.fail(f"malformed tensor: {error}", start)
         key = lexer.unquoted(token, start)
         tensor = self._weights.get(key)

@@ -8,39 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import VerifyError
-from graphopt.ir import DType, Graph, Node, Parameter, SequenceType, TensorType, Use, Value, verify
+from graphopt.ir import Graph, Node, Use, Value, verify
+from tests.ir.broken import branches, chain, fails
 from tests.ir.graphs import random_graph
-
-
-def chain() -> tuple[Graph, list[Node]]:
-    graph = Graph()
-    x = graph.add_input("x", TensorType(DType.FLOAT32, (2,)))
-    graph.add_constant(torch.zeros(2), "c")
-    for index in range(3):
-        x = graph.add("Relu", x, name=f"relu{index}")
-        x.name = f"v{index}"
-    graph.add_output(x, "y")
-    return graph, list(graph.nodes)
-
-
-def branches() -> tuple[Graph, Node, Graph, Graph]:
-    graph, nodes = chain()
-    bodies = []
-    for name in ("then", "else"):
-        body = Graph(name)
-        body.add_output(body.add("Neg", nodes[0].output, name=f"{name}_neg"), "b")
-        bodies.append(body)
-    owner = graph.append(
-        Node("If", [nodes[1].output], {"then_branch": bodies[0], "else_branch": bodies[1]}, name="choice")
-    )
-    return graph, owner, bodies[0], bodies[1]
-
-
-def fails(graph: Graph, what: str, where: str = "") -> VerifyError:
-    with pytest.raises(VerifyError, match=what) as caught:
-        verify(graph)
-    assert where in (caught.value.where or "")
-    return caught.value
 
 
 def test_good_graphs_pass():
@@ -269,85 +239,6 @@ def test_a_read_by_an_erased_node():
     stray = Node("Exp", [nodes[0].output], name="stray")
     nodes[0].output._uses[Use(stray, 0)] = None
     fails(graph, "read from outside the graph", "stray")
-
-
-# -- inputs and constants
-
-
-def test_flags():
-    graph, _ = chain()
-    graph.inputs[0].is_input = False
-    fails(graph, "flagged")
-    graph, _ = chain()
-    next(iter(graph.constants)).is_input = True
-    fails(graph, "flagged")
-
-
-@pytest.mark.parametrize(
-    ("data", "kind", "what"),
-    [
-        (None, TensorType(DType.FLOAT32, (2,)), "holds no data"),
-        (torch.zeros(2), TensorType(DType.INT32, (2,)), "does not carry elements of type int32"),
-        (torch.zeros(2), TensorType(DType.UNDEFINED, (2,)), "does not carry"),
-        (torch.zeros(2), TensorType(DType.STRING, (2,)), "does not carry"),
-        (torch.zeros(2), TensorType(DType.FLOAT32, (3,)), r"shape \(2,\) has the type float32\[3\]"),
-        (torch.zeros(2), TensorType.make(DType.FLOAT32, ("n",)), "has the type"),
-        (torch.zeros(2), TensorType(DType.FLOAT32, (2, 1)), "has the type"),
-        (torch.zeros(2), TensorType(DType.FLOAT32, None), "has the type"),
-        (torch.zeros(2), SequenceType(TensorType()), "a tensor has the type seq"),
-        (np.array([1], dtype=object), TensorType(DType.STRING, (1,)), "does not carry"),
-        (np.array(["a"], dtype=object), TensorType(DType.INT8, (1,)), "does not carry"),
-    ],
-)
-def test_constants_that_do_not_match_their_type(data, kind, what):
-    graph, _ = chain()
-    [constant] = graph.constants
-    constant._data, constant._type = data, kind
-    fails(graph, what, "%c")
-
-
-def test_narrow_elements_in_their_carrier():
-    graph, _ = chain()
-    graph.add_constant(torch.tensor([1, -8], dtype=torch.int8), dtype=DType.INT4)
-    graph.add_constant(torch.tensor([0.5]), dtype=DType.FLOAT4E2M1)
-    verify(graph)
-
-
-def test_default_of_an_input():
-    graph, _ = chain()
-    graph.add_input("d", TensorType.make(DType.FLOAT32, ("n",)), default=torch.zeros(3))
-    graph.add_input("e", TensorType(DType.FLOAT32, None), default=torch.zeros(3))
-    verify(graph)
-    graph.inputs[1].type = TensorType(DType.FLOAT32, (4,))
-    fails(graph, "has the type", "%d")
-
-
-def test_two_parameters_of_one_name():
-    graph, _ = chain()
-    graph.add_constant(torch.zeros(1), "a", parameter=Parameter("weight"))
-    graph.add_constant(torch.zeros(1), "b", parameter=Parameter("other", aliases=("weight",)))
-    fails(graph, "%a and %b both claim to be the parameter 'weight'")
-
-
-# -- names
-
-
-def test_names_of_inputs():
-    graph, _ = chain()
-    graph.add_input("x")
-    fails(graph, "two inputs are called 'x'")
-    graph.inputs[1].name = ""
-    fails(graph, "input 1 has no name")
-
-
-def test_names_of_outputs():
-    graph, nodes = chain()
-    graph.add_output(nodes[0].output, "y")
-    fails(graph, "two outputs are called 'y'")
-    graph._output_names[1] = ""
-    fails(graph, "one of the outputs has no name")
-    graph._output_names.pop()
-    fails(graph, "2 outputs with 1 names")
 
 
 # -- attributes and bodies
