@@ -347,6 +347,10 @@ class Graph(Scope):
 
         return clone(self)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        # Following the links from node to node would exhaust the stack; tensors are never written, so they are shared.
+        return self.clone()
+
     def to_networkx(self) -> networkx.MultiDiGraph[Any]:
         """The nodes, inputs and constants as a networkx multigraph, an edge per use (see `graphopt.ir.view`)."""
         from graphopt.ir.view import to_networkx

@@ -82,3 +82,10 @@ def test_version_grows_with_edits_anywhere():
     before = graph.version
     nodes[0].op = "Exp"
     assert graph.version == before
+
+
+def test_a_deep_copy_of_a_long_graph_is_a_clone():
+    graph, _ = chain(5000)
+    twin = copy.deepcopy(graph)
+    assert len(twin) == 5000
+    assert difference(graph, twin) is None

@@ -6,8 +6,8 @@ from graphopt.ir import UNKNOWN, DType, Graph, Node, Origin, SequenceType, Tenso
 
 @pytest.mark.parametrize(
     ("a", "b", "module"),
-    [("layer1.conv", "layer1.bn", "layer1"), ("a", "b", ""), ("", "a.b", "a.b"), ("a.b", "", "a.b"), ("a.b", "a.b", "a.b"),
-     ("conv1", "conv10", "")],
+    [("layer1.conv", "layer1.bn", "layer1"), ("a", "b", ""), ("", "a.b", "a.b"), ("a.b", "", "a.b"),
+     ("a.b", "a.b", "a.b"), ("conv1", "conv10", "")],
 )  # fmt: skip
 def test_merged_origins(a, b, module):
     merged = Origin(a, ("x", "y"), ("p",)).merge(Origin(b, ("y", "z"), ("p", "q")))
