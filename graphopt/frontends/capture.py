@@ -18,13 +18,13 @@ from graphopt.frontends.dynamic import Example, argument_names, enlarged, exampl
 from graphopt.frontends.export import export, quiet
 from graphopt.frontends.lowering import Lowering
 from graphopt.frontends.state import State
-from graphopt.frontends.symbols import Symbols, expression
+from graphopt.frontends.symbols import Symbols, expression, is_open
 from graphopt.ir import DType, Graph, Leaf, Signature, Value
 
 
 def capture(
     module: torch.nn.Module | ExportedProgram | str | os.PathLike[str],
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | torch.Tensor = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic: Any = None,
 ) -> Graph:
@@ -34,7 +34,7 @@ def capture(
 
     Args:
         module: the module; or an ``ExportedProgram`` or a ``.pt2`` file of one, which need no arguments.
-        args: example arguments of ``forward``.
+        args: example arguments of ``forward``; a tensor stands for a tuple of it.
         kwargs: example keyword arguments.
         dynamic: open dimensions: ``{"x": {0: "batch"}}``, ``{0: {0: "batch"}}``, or what torch.export takes as
             ``dynamic_shapes``. A batch of one in the example does not fix the batch.
@@ -143,10 +143,8 @@ def _name_symbols(program: ExportedProgram, examples: Sequence[Example], symbols
             if not isinstance(traced, torch.Tensor):
                 continue
             for dim, size in enumerate(traced.shape):
-                if not isinstance(size, torch.SymInt):
-                    continue
                 label = example.names.get(dim)
-                if (label is not None) == named:
+                if is_open(size) and (label is not None) == named:
                     _name_symbol(symbols, expression(size), label or f"{example.name}_{dim}")
     for node, example in zip(placeholders, examples, strict=True):
         _check_open(node, example)

@@ -50,7 +50,7 @@ def _decomposition(target: Any) -> Callable[..., Any] | None:
     if not isinstance(target, torch._ops.OpOverload):
         return None
     if target in decomposition_table:
-        return decomposition_table[target]  # type: ignore[no-any-return]
+        return decomposition_table[target]
     return target.decompose if target._can_decompose() else None
 
 

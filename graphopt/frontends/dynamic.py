@@ -204,14 +204,13 @@ _TRACED = 12
 
 
 def _enlarge(example: Example, value: Any, sizes: Mapping[str, int]) -> Any:
-    for dim in example.specs:
-        if value.shape[dim] <= 1:
-            size = sizes.get(example.names.get(dim, ""), _TRACED)
-            if value.shape[dim] == 1:
-                value = value.repeat_interleave(size, dim)
-            else:
-                value = value.new_zeros((*value.shape[:dim], size, *value.shape[dim + 1 :]))
-    return value
+    small = [dim for dim in example.specs if value.shape[dim] <= 1]
+    if not small:
+        return value
+    shape = list(value.shape)
+    for dim in small:
+        shape[dim] = sizes.get(example.names.get(dim, ""), _TRACED)
+    return value.new_empty(shape)  # tracing looks at types and shapes only
 
 
 def shapes_for_export(

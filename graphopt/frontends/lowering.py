@@ -1,4 +1,4 @@
-"""From torch's exported graph to canonical nodes: walks it, converts what has a converter, decomposes or carries the rest."""
+"""From torch's exported graph to canonical nodes: converts what has a converter, decomposes or carries the rest."""
 
 from __future__ import annotations
 
@@ -70,8 +70,12 @@ class Lowering(Builder):
         inner.origin, inner.sizes = self.origin, self.sizes
         return inner, module
 
+    def where(self) -> str | None:
+        """Where in the user's source the call stands that is being converted."""
+        return location(self.node) if self.node is not None else None
+
     def read(self, node: fx.Node) -> Any:
-        """The value that an fx node stands for at this point (in-place operators change what earlier nodes stand for)."""
+        """The value that an fx node stands for now: in-place operators change what earlier nodes stand for."""
         self._mutations.refresh(node)
         return self._results[node]
 
@@ -227,7 +231,9 @@ def _merge(ours: TensorType, traced: TensorType) -> TensorType:
     """The traced type, with dimensions that a converter knew better."""
     if ours.shape is None or traced.shape is None or len(ours.shape) != len(traced.shape):
         return traced
-    dims = [a if isinstance(a, int) and not isinstance(b, int) else b for a, b in zip(ours.shape, traced.shape, strict=True)]
+    dims = [
+        a if isinstance(a, int) and not isinstance(b, int) else b for a, b in zip(ours.shape, traced.shape, strict=True)
+    ]
     return traced.with_shape(dims)
 
 
@@ -236,7 +242,7 @@ def _single(result: Any) -> Any:
 
 
 def _plain(item: Any) -> Any:
-    """fx's immutable lists and dicts as ordinary ones."""
+    """Fx's immutable lists and dicts as ordinary ones."""
     if isinstance(item, list):
         return [_plain(each) for each in item]
     if isinstance(item, tuple):

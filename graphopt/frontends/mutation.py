@@ -75,7 +75,7 @@ class Mutations:
         self._base[node] = target
         self._seen[node] = value
 
-    def _write(self, node: fx.Node, value: Value) -> None:
+    def _write(self, node: fx.Node, value: Any) -> None:
         self._lowering.write(node, value)
         base = self._base.get(node)
         if base is None:
@@ -85,7 +85,7 @@ class Mutations:
         self._write(base, whole)
         self._seen[node] = whole
 
-    def _put_back(self, view: fx.Node, base: fx.Node, part: Value) -> Any:
+    def _put_back(self, view: fx.Node, base: fx.Node, part: Any) -> Any:
         """The value of `base` after `part` was written to its view."""
         from graphopt.frontends.lowering import location
 
@@ -132,7 +132,7 @@ def _base_of(node: fx.Node) -> fx.Node | None:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _check_no_state(node: fx.Node) -> None:

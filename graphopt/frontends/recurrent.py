@@ -1,7 +1,8 @@
 """Recurrent layers under torch.export.
 
-Torch's tracer unrolls a recurrent layer to find its output's shape, which fixes the length of the sequence. While a module
-is exported, its recurrent layers are therefore calls of operators of our own, which have a shape rule and nothing else.
+Torch's tracer unrolls a recurrent layer to find its output's shape, which fixes the length of the sequence. While a
+module is exported, its recurrent layers are therefore calls of operators of our own, which have a shape rule and
+nothing else.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_TAIL = "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
-_library = torch.library.Library("graphopt", "DEF")
+_TAIL = (
+    "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
+)
+_library: Any = torch.library.Library("graphopt", "DEF")  # type: ignore[no-untyped-call]
 _library.define(f"lstm(Tensor input, Tensor[] hx, {_TAIL}) -> (Tensor, Tensor, Tensor)")
 _SINGLE = ("gru", "rnn_tanh", "rnn_relu")
 for _name in _SINGLE:

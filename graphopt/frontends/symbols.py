@@ -54,7 +54,12 @@ class Symbols:
         return convert(*parts)
 
 
-def expression(size: torch.SymInt) -> sympy.Expr:
+def is_open(size: Any) -> bool:
+    """Whether a size of tracing is symbolic (torch's stubs call every size an int)."""
+    return isinstance(size, torch.SymInt)
+
+
+def expression(size: Any) -> sympy.Expr:
     """The sympy expression of a symbolic size."""
     return size.node.expr
 

@@ -268,8 +268,8 @@ def test_in_place_code(function):
 
 
 def test_in_place_activations():
-    check(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True), nn.SiLU(inplace=True)),
-          torch.randn(2, 3, 5, 5))  # fmt: skip
+    layers = nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True), nn.SiLU(inplace=True)
+    check(nn.Sequential(nn.Conv2d(3, 4, 3), *layers), torch.randn(2, 3, 5, 5))
 
 
 def test_in_place_through_an_expanded_view_is_refused():
@@ -278,7 +278,7 @@ def test_in_place_through_an_expanded_view_is_refused():
         y.expand(-1, 6)[:, :1].add_(1)
         return y
 
-    with pytest.raises(CaptureError, match="writing in place through aten.expand"):
+    with pytest.raises(CaptureError, match=r"writing in place through aten\.expand"):
         capture(Wrap(write), (X,))
 
 
@@ -333,6 +333,53 @@ def test_loops():
     compare(graph, Wrap(count), (X,))
 
 
+def test_autocast():
+    class Off(nn.Module):
+        def forward(self, x):
+            with torch.autocast("cpu", enabled=False):
+                return x.sin() @ x.T
+
+    class On(nn.Module):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return x @ x.T
+
+    check(Off(), X)
+    with pytest.raises(CaptureError, match="forward turns autocast on"):
+        capture(On(), (X,))
+
+
+def test_random_numbers():
+    def sample(x):
+        return torch.randn_like(x), torch.rand(x.shape[0], 3), torch.rand_like(x), torch.randn(2, 2), torch.bernoulli(x)
+
+    graph = capture(Wrap(sample), (torch.full((1, 2000), 0.5),), dynamic={"args": [{0: "n"}]})
+    graph.verify()
+    normal, uniform, like, fixed, coins = results = run(graph, [torch.full((2, 2000), 0.5)])
+    assert [tuple(t.shape) for t in results] == [(2, 2000), (2, 3), (2, 2000), (2, 2), (2, 2000)]
+    assert abs(normal.mean()) < 0.1
+    assert abs(normal.std() - 1) < 0.1
+    assert 0 <= like.min() < 0.1 < 0.9 < like.max() <= 1
+    assert uniform.max() <= 1
+    assert fixed.dtype == torch.float32
+    assert set(coins.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_reparametrised_layers():
+    from torch.nn.utils import parametrizations
+
+    check(parametrizations.weight_norm(nn.Linear(6, 3)), X)
+    check(parametrizations.spectral_norm(nn.Linear(6, 3)), X)
+    check(torch.nn.utils.weight_norm(nn.Conv1d(4, 3, 3)), torch.randn(2, 4, 6))
+
+
+def test_checkpointed_layers():
+    from torch.utils.checkpoint import checkpoint
+
+    check(lambda x: checkpoint(torch.sin, x, use_reentrant=False) * 2, X)
+
+
 # -- what has no converter
 
 
@@ -342,13 +389,17 @@ def test_decomposed_operators():
 
 
 def test_decomposition_keeps_the_origin():
-    graph = capture(nn.ModuleDict({"loss": Wrap(lambda x: nn.functional.huber_loss(x, x * 2))})["loss"], (X,))
+    graph = capture(Wrap(lambda x: nn.functional.huber_loss(x, x * 2)), (X,))
     assert len(graph) > 3
     assert all(node.origin.sources == ("huber_loss",) for node in list(graph)[1:])
 
 
 def test_carried_operators():
-    graph = check(lambda x: torch.cummax(x, 1).values + torch.kthvalue(x, 2, dim=1, keepdim=True)[0], X, carried=["cummax", "kthvalue"])
+    graph = check(
+        lambda x: torch.cummax(x, 1).values + torch.kthvalue(x, 2, dim=1, keepdim=True)[0],
+        X,
+        carried=["cummax", "kthvalue"],
+    )
     node = next(node for node in graph if node.domain == "aten")
     assert node.overload == "default"
     assert node.attributes["args"] == '{"args": [{"operand": 0}, 1], "kwargs": {}}'
@@ -423,9 +474,9 @@ def test_errors(module, dynamic, message, capfd):
 
 
 def test_wrong_arguments():
-    with pytest.raises(CaptureError, match="do not fit Fixes.forward: missing a required argument: 'x'"):
+    with pytest.raises(CaptureError, match=r"do not fit Fixes\.forward: missing a required argument: 'x'"):
         capture(Fixes(), ())
-    with pytest.raises(CaptureError, match="the examples disagree about 'n': 4 in input 'args.0', 3 in 'args.1'"):
+    with pytest.raises(CaptureError, match=r"the examples disagree about 'n': 4 in input 'args\.0', 3 in 'args\.1'"):
         capture(Wrap(torch.add), (X, X[:3]), dynamic={"args": [{0: "n"}, {0: "n"}]})
 
 
@@ -466,10 +517,10 @@ def test_exported_file(tmp_path):
 
 
 def test_files_that_are_no_program(tmp_path, capfd):
-    with pytest.raises(CaptureError, match="there is no file 'nowhere.pt2'"):
+    with pytest.raises(CaptureError, match=r"there is no file 'nowhere\.pt2'"):
         capture("nowhere.pt2")
     path = tmp_path / "bad.pt2"
     path.write_bytes(b"no archive")
-    with pytest.raises(CaptureError, match="bad.pt2' holds no exported program"):
+    with pytest.raises(CaptureError, match=r"bad\.pt2' holds no exported program"):
         capture(path)
     assert capfd.readouterr().err == ""

@@ -69,6 +69,7 @@ BINARY = {
     "mask": lambda x, y: x.masked_fill(y > 0, float("-inf")).masked_fill(y < -1, 3),
     "clamp": lambda x, y: x.clamp(-1, 1) + x.clamp(max=0.5) + x.clamp_min(0.1) + x.clip(y, y + 1) + x.clamp_max(0),
     "logaddexp": torch.logaddexp,
+    "hypot": torch.hypot,
     "broadcast": lambda x, y: x * y[0] + y[:, :1] + x[..., None].squeeze(-1),
     "bool arithmetic": lambda x, y: ((x > 0) + (y > 0), (x > 0) * (y > 0), (x > 0) * 2, (x > 0) + x),
     "bool comparisons": lambda x, y: ((x > 0) < (y > 0), (x > 0) == (y > 0), (x > 0) != True),  # noqa: E712

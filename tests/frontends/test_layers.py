@@ -14,7 +14,10 @@ VOLUME = torch.randn(2, 4, 5, 6, 7)
 
 CONVOLUTIONS = {
     "plain": (nn.Conv2d(4, 6, 3), IMAGE),
-    "all options": (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, bias=False), IMAGE),
+    "all options": (
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, bias=False),
+        IMAGE,
+    ),
     "same": (nn.Conv2d(4, 4, (4, 3), padding="same", groups=4), IMAGE),
     "valid": (nn.Conv2d(4, 4, 2, padding="valid"), IMAGE),
     "reflect": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), IMAGE),
@@ -181,7 +184,9 @@ def test_attention(name):
 def test_multi_head_attention():
     x = torch.randn(2, 5, 8)
     check(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), x)
-    check(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False), x)
+    check(
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False), x
+    )
     check(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), x, x, batch=(0, 1))
 
 
@@ -260,7 +265,10 @@ RESIZES = {
     "nearest 3d": (_interpolate(scale_factor=2), VOLUME),
     "bilinear": (_interpolate(size=(5, 13), mode="bilinear"), IMAGE),
     "bilinear, factor": (_interpolate(scale_factor=1.5, mode="bilinear"), IMAGE),
-    "bilinear, recomputed factor": (_interpolate(scale_factor=1.5, mode="bilinear", recompute_scale_factor=True), IMAGE),
+    "bilinear, recomputed factor": (
+        _interpolate(scale_factor=1.5, mode="bilinear", recompute_scale_factor=True),
+        IMAGE,
+    ),
     "bilinear, corners": (_interpolate(size=(5, 13), mode="bilinear", align_corners=True), IMAGE),
     "bilinear to a point": (_interpolate(size=(1, 1), mode="bilinear"), IMAGE),
     "bilinear, antialias": (_interpolate(size=(5, 4), mode="bilinear", antialias=True), IMAGE),
@@ -274,6 +282,11 @@ RESIZES = {
 @pytest.mark.parametrize("name", RESIZES)
 def test_resize(name):
     check(*RESIZES[name])
+
+
+def test_fold():
+    check(lambda x: F.fold(F.unfold(x, 3, padding=1), (9, 8), 3, padding=1), IMAGE)
+    check(nn.Fold((5, 5), (2, 2), stride=(3, 3)), torch.randn(2, 8, 4))
 
 
 def test_sampling():

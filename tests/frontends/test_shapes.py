@@ -81,9 +81,16 @@ INDEXING = {
     "triangles": lambda x: (x.tril(), x.triu(1), x.tril(-1), torch.ones(4, 4, dtype=torch.bool).tril()),
     "splits": lambda x: (*x.split(2, 1), *x.split([1, 3], 1), *x.chunk(3, 2), *x.chunk(4, 2), *x.tensor_split(4, 2)),
     "uneven split": lambda x: (*x.split(4, 2), *x.unbind(1), *x.chunk(1, 1)),
-    "joins": lambda x: (torch.cat([x, x[:, :1]], 1), torch.stack([x, x], 1), torch.hstack([x, x]), torch.vstack([x, x])),
+    "joins": lambda x: (
+        torch.cat([x, x[:, :1]], 1),
+        torch.stack([x, x], 1),
+        torch.hstack([x, x]),
+        torch.vstack([x, x]),
+    ),
     "joins of types": lambda x: torch.cat([x, (x > 0)], 1),
-    "mesh": lambda x: torch.meshgrid(x[0, 0], x[0, :, 0], indexing="ij") + torch.meshgrid(x[0, 0], x[0, :, 0], indexing="xy"),
+    "mesh": lambda x: (
+        torch.meshgrid(x[0, 0], x[0, :, 0], indexing="ij") + torch.meshgrid(x[0, 0], x[0, :, 0], indexing="xy")
+    ),
     "scatter": lambda x: x.scatter(1, torch.zeros_like(x, dtype=torch.long)[:, :1], 5.0),
     "scatter of a tensor": lambda x: x.scatter(1, x.argsort(1)[:, :2], x * 2),
     "scatter_add": lambda x: torch.zeros_like(x).scatter_add(1, x.argsort(1) // 2, x),
@@ -93,7 +100,10 @@ INDEXING = {
     "index_copy": lambda x: x.index_copy(1, torch.tensor([3, 0]), x[:, :2]),
     "index_fill": lambda x: x.index_fill(2, torch.tensor([3, 0]), -1.0),
     "one_hot": lambda x: F.one_hot(x.argmax(1), 5),
-    "bucketize": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0])) + torch.bucketize(x, x[0, 0].sort()[0], right=True),
+    "searchsorted": lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 1.0]), x, side="right"),
+    "bucketize": lambda x: (
+        torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0])) + torch.bucketize(x, x[0, 0].sort()[0], right=True)
+    ),
     "slice_scatter": lambda x: x.slice_scatter(x[:, :2] * 2, 1, 1, 3) + x.slice_scatter(x[:, :2], 1, 0, 4, 2),
     "select_scatter": lambda x: x.select_scatter(x[:, 0] * 2, 1, 2) + x.select_scatter(x[:, 0], 1, -1),
 }
@@ -126,13 +136,28 @@ REDUCTIONS = {
     "extremes and where": lambda x: (*x.max(1), *x.min(2, keepdim=True)),
     "arg": lambda x: (x.argmax(), x.argmax(1), x.argmin(2, keepdim=True)),
     "truth": lambda x: ((x > 0).any(), (x > 0).all(1), x.any(2), (x > -9).all((1, 2)), x.count_nonzero(1)),
-    "var": lambda x: (x.var(1), x.var((1, 2), correction=0), x.var(2, unbiased=False), x.std(1), x.std((1, 2), keepdim=True)),
-    "var over the batch": lambda x: (x[:, :, :2].repeat(2, 1, 1).var(0), x.repeat(2, 1, 1).std(), *torch.var_mean(x, 1)),
+    "var": lambda x: (
+        x.var(1),
+        x.var((1, 2), correction=0),
+        x.var(2, unbiased=False),
+        x.std(1),
+        x.std((1, 2), keepdim=True),
+    ),
+    "var over the batch": lambda x: (
+        x[:, :, :2].repeat(2, 1, 1).var(0),
+        x.repeat(2, 1, 1).std(),
+        *torch.var_mean(x, 1),
+    ),
     "norm": lambda x: (x.norm(dim=1), torch.linalg.norm(x, dim=1), torch.linalg.vector_norm(x, 3, 2), x.norm(1, dim=2)),
-    "norm of extremes": lambda x: (torch.linalg.vector_norm(x, float("inf"), 1), torch.linalg.vector_norm(x, -float("inf"))),
+    "norm of extremes": lambda x: (
+        torch.linalg.vector_norm(x, float("inf"), 1),
+        torch.linalg.vector_norm(x, -float("inf")),
+    ),
     "logsumexp": lambda x: (x.logsumexp(1), x.logsumexp((1, 2), keepdim=True)),
     "scans": lambda x: (x.cumsum(1), x.cumprod(2), (x > 0).cumsum(0)),
     "sorting": lambda x: (*x.sort(1), *x.topk(2, 1), x.argsort(2, descending=True), *x.topk(3, -1, largest=False)),
+    "median": lambda x: (*x.median(1), *x[:, :3].median(1, keepdim=True)),
+    "distances": lambda x: (torch.cdist(x, x * 2), torch.cdist(x, x[:, :2], p=1.0)),
     "of a number": lambda x: (x.sum().sum(), x.sum().mean(0), x.sum().amax()),
 }
 
@@ -147,7 +172,9 @@ CREATION = {
     "like": lambda x: torch.zeros_like(x) + torch.ones_like(x) * torch.full_like(x, 2) + x.new_ones(6) + x.new_zeros(1),
     "by the batch": lambda x: (torch.zeros(x.shape[0], 3), torch.ones(x.shape[0] * 2), x.new_full((x.shape[0], 1), 2)),
     "arange": lambda x: (torch.arange(4), torch.arange(1, 9, 2), torch.arange(0, 1, 0.25), torch.arange(x.shape[0])),
-    "arange on": lambda x: x * torch.arange(x.shape[0])[:, None, None] + torch.arange(x.shape[0], x.shape[0] * 3, 2).sum(),
+    "arange on": lambda x: (
+        x * torch.arange(x.shape[0])[:, None, None] + torch.arange(x.shape[0], x.shape[0] * 3, 2).sum()
+    ),
     "eye": lambda x: (torch.eye(3), torch.eye(2, 3), torch.linspace(0, 1, 5)),
     "large": lambda x: torch.zeros(80, 80) + x.sum(),
     "types": lambda x: (x.to(torch.float64), x.half().float(), x.long(), x.type_as(x.int()), x.bool(), x.to(x.int())),

@@ -12,10 +12,11 @@ from graphopt.frontends.aten import (  # noqa: F401
     linear,
     norm,
     pool,
+    random,
     recurrent,
     reduce,
     resize,
-    scatter,
+    scattering,
     sizes,
     views,
 )

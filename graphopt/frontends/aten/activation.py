@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-
-from graphopt.frontends.aten.builder import Builder, axis_of, rank_of, require, shape_of
+from graphopt.frontends.aten.builder import Builder, axis_of, rank_of, require, shape_of, static
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Value
 
@@ -132,9 +131,8 @@ def tanhshrink(c: Builder, self: Value) -> Value:
 @converts("aten.glu.default")
 def glu(c: Builder, self: Value, dim: int = -1) -> Value:
     axis = axis_of(self, dim)
-    half = c.result_shape[axis]
-    require(isinstance(half, int), "the split dimension is not fixed")
-    a, b = c.emit_many("Split", [self, c.vector([half, half])], 2, axis=axis)  # type: ignore[list-item]
+    half = static(c.result_shape[axis])
+    a, b = c.emit_many("Split", [self, c.ints([half, half])], 2, axis=axis)
     return c.emit("Mul", a, c.emit("Sigmoid", b))
 
 
@@ -207,8 +205,6 @@ def native_dropout(c: Builder, input: Value, p: float, train: bool | None) -> tu
 
 @converts("aten.logaddexp.default")
 def logaddexp(c: Builder, self: Value, other: Value) -> Value:
-    """max + log(1 + exp(-|a - b|))."""
+    """Max + log(1 + exp(-|a - b|))."""
     gap = c.emit("Neg", c.emit("Abs", c.emit("Sub", self, other)))
     return c.emit("Add", c.emit("Max", self, other), c.emit("Softplus", gap))
-
-

@@ -23,7 +23,10 @@ def attention(
     """Operands [batch, heads, length, width]; three dimensions get one head."""
     require(dropout_p == 0, "dropout inside attention that is on at inference")
     rank = rank_of(query)
-    require(rank in (3, 4) and rank_of(key) == rank and rank_of(value) == rank, "attention over other than 3 or 4 dimensions")
+    require(
+        rank in (3, 4) and rank_of(key) == rank and rank_of(value) == rank,
+        "attention over other than 3 or 4 dimensions",
+    )
     operands = [query, key, value]
     mask = attn_mask
     if rank == 3:

@@ -244,7 +244,9 @@ class Builder:
 
     def expand(self, value: Value, sizes: Sequence[Size]) -> Value:
         """Broadcasts to `sizes`; -1 (or 1) keeps the extent."""
-        return self.emit("Expand", value, self.vector([1 if not isinstance(s, Value) and s == -1 else s for s in sizes]))
+        return self.emit(
+            "Expand", value, self.vector([1 if not isinstance(s, Value) and s == -1 else s for s in sizes])
+        )
 
     def shape(self, value: Value) -> Value:
         """The shape as a 1-D int64 tensor; a constant when it is known."""
@@ -303,6 +305,13 @@ def numbers(sizes: Any, count: int, what: str = "size") -> list[int]:
     if any(isinstance(item, Value) for item in items):
         raise NoConversion(f"the {what} depends on the input's size")
     return [int(item) for item in items]
+
+
+def plain(item: Operand) -> int | float:
+    """A number that may not depend on the input. Raises NoConversion when it does."""
+    if isinstance(item, Value):
+        raise NoConversion("a number depends on the input's size")
+    return item
 
 
 def static(dim: Dim) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphopt.errors import CaptureError
 from graphopt.frontends.aten.builder import INT_MAX
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Graph, TensorType, Value
@@ -15,6 +16,19 @@ from graphopt.ir import DType, Graph, TensorType, Value
 
 @converts("higher_order.wrap_with_set_grad_enabled")
 def with_grad(c: Any, enabled: bool, body: fx.GraphModule, *operands: Any) -> Any:
+    return c.inline(body, operands)
+
+
+@converts("higher_order.wrap_with_autocast")
+def with_autocast(
+    c: Any, device: str, dtype: Any, enabled: bool, cached: bool | None, body: fx.GraphModule, *operands: Any
+) -> Any:
+    if enabled:
+        raise CaptureError(
+            "forward turns autocast on, which chooses element types while it runs",
+            where=c.where(),
+            hint="convert the module and its example with .half() or .bfloat16(), or leave autocast to the runtime",
+        )
     return c.inline(body, operands)
 
 
@@ -30,7 +44,8 @@ def _branch(c: Any, module: fx.GraphModule, operands: Sequence[Any]) -> Graph:
     inner, module = c.body(module, str(c.node.name))
     results = inner.inline(module, operands)
     _return(inner, results)
-    return inner.graph  # type: ignore[no-any-return]
+    body: Graph = inner.graph
+    return body
 
 
 def _return(inner: Any, results: Any) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from graphopt.frontends.aten.builder import Builder, Operand, Size
-from graphopt.frontends.aten.registry import NoConversion, converts
+from graphopt.frontends.aten.builder import Builder, Operand, Size, plain
+from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Value
-from graphopt.ir import dims as D
 
 # Larger ones are made when the graph runs, so that a file does not carry megabytes of zeros.
 _MOST_CONSTANT = 4096
@@ -19,9 +19,9 @@ _MOST_CONSTANT = 4096
 def filled(c: Builder, sizes: Sequence[Size], number: Operand) -> Value:
     """A tensor of the result's element type with one number everywhere."""
     dtype = c.result.dtype
-    count = D.product(tuple(None if isinstance(s, Value) else s for s in sizes))
-    if isinstance(count, int) and count <= _MOST_CONSTANT and not isinstance(number, Value):
-        return c.constant(torch.full([int(s) for s in sizes], number, dtype=dtype.torch))  # type: ignore[arg-type]
+    fixed = [size for size in sizes if not isinstance(size, Value)]
+    if len(fixed) == len(sizes) and math.prod(fixed) <= _MOST_CONSTANT and not isinstance(number, Value):
+        return c.constant(torch.full(fixed, number, dtype=dtype.torch))
     return c.emit("Expand", c.operand(number, dtype), c.vector(sizes))
 
 
@@ -80,23 +80,19 @@ def scalar_tensor(c: Builder, s: Operand, **options: Any) -> Value:
 def arange(c: Builder, *bounds: Operand, **options: Any) -> Value:
     start, end, step = (0, bounds[0], 1) if len(bounds) == 1 else (*bounds, 1)[:3]
     dtype = c.result.dtype
-    if not any(isinstance(bound, Value) for bound in (start, end, step)):
-        return c.constant(torch.arange(start, end, step, dtype=dtype.torch))  # type: ignore[call-overload]
-    return c.emit("Range", c.operand(start, dtype), c.operand(end, dtype), c.operand(step, dtype))
+    if any(isinstance(bound, Value) for bound in (start, end, step)):
+        return c.emit("Range", c.operand(start, dtype), c.operand(end, dtype), c.operand(step, dtype))
+    return c.constant(torch.arange(plain(start), plain(end), plain(step), dtype=dtype.torch))
 
 
 @converts("aten.linspace.default")
 def linspace(c: Builder, start: Operand, end: Operand, steps: Size, **options: Any) -> Value:
-    if any(isinstance(item, Value) for item in (start, end, steps)):
-        raise NoConversion("points whose number depends on the input")
-    return c.constant(torch.linspace(start, end, steps, dtype=c.result.dtype.torch))  # type: ignore[call-overload]
+    return c.constant(torch.linspace(plain(start), plain(end), int(plain(steps)), dtype=c.result.dtype.torch))
 
 
 @converts("aten.eye.default", "aten.eye.m")
 def eye(c: Builder, n: Size, m: Size | None = None, **options: Any) -> Value:
-    if isinstance(n, Value) or isinstance(m, Value):
-        raise NoConversion("an identity matrix of open size")
-    return c.constant(torch.eye(n, n if m is None else m, dtype=c.result.dtype.torch))
+    return c.constant(torch.eye(int(plain(n)), int(plain(n if m is None else m)), dtype=c.result.dtype.torch))
 
 
 @converts("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other", "aten._to_copy.default",

@@ -232,6 +232,11 @@ def power(c: Builder, self: Operand, exponent: Operand) -> Value:
     return joint(c, "Pow", self, exponent)
 
 
+@converts("aten.hypot.default")
+def hypot(c: Builder, self: Value, other: Value) -> Value:
+    return c.emit("Sqrt", c.emit("Add", joint(c, "Mul", self, self), joint(c, "Mul", other, other)))
+
+
 @converts("aten.maximum.default", "aten.max.other", "aten.fmax.default")
 def maximum(c: Builder, self: Operand, other: Operand) -> Value:
     return joint(c, "Or" if c.result.dtype == DType.BOOL else "Max", self, other)

@@ -206,11 +206,18 @@ def triu(c: Builder, self: Value, diagonal: Size = 0) -> Value:
     return c.emit("Trilu", self, c.operand(diagonal, DType.INT64), upper=1)
 
 
+@converts("aten.searchsorted.Tensor")
+def searchsorted(
+    c: Builder, sorted_sequence: Value, self: Value, *, right: bool = False, side: str | None = None, **options: object
+) -> Value:
+    require(rank_of(sorted_sequence) == 1 and options.get("sorter") is None, "searching in more than one sequence")
+    return bucketize(c, self, sorted_sequence, right=right or side == "right")
+
+
 @converts("aten.bucketize.Tensor")
 def bucketize(c: Builder, self: Value, boundaries: Value, *, out_int32: bool = False, right: bool = False) -> Value:
     """Counts the boundaries below each element."""
     dtype = c.result_dtype(self, boundaries)
     wide = c.unsqueeze(c.cast(self, dtype), rank_of(self))
     below = c.emit("GreaterOrEqual" if right else "Greater", wide, c.cast(boundaries, dtype))
-    counted = c.emit("ReduceSum", c.emit("Cast", below, to=int(c.result.dtype)), c.ints([-1]), keepdims=0)
-    return counted
+    return c.emit("ReduceSum", c.emit("Cast", below, to=int(c.result.dtype)), c.ints([-1]), keepdims=0)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphopt.frontends.aten.builder import INT_MAX, INT_MIN, Builder, Operand, Size, axis_of, rank_of, require, shape_of
+from graphopt.frontends.aten.builder import (
+    INT_MAX,
+    INT_MIN,
+    Builder,
+    Operand,
+    Size,
+    axis_of,
+    plain,
+    rank_of,
+    require,
+    shape_of,
+)
 from graphopt.frontends.aten.registry import NoConversion, converts
 from graphopt.ir import DType, Value
 
@@ -71,8 +82,7 @@ def split(c: Builder, self: Value, split_size: Size, dim: int = 0) -> tuple[Valu
     pieces = _fixed_pieces(c, self, axis)
     if pieces is not None:
         return pieces
-    require(isinstance(split_size, int), "pieces whose size depends on the input")
-    step, last = int(split_size), len(c.results) - 1  # type: ignore[arg-type]
+    step, last = int(plain(split_size)), len(c.results) - 1
     ends = [INT_MAX if i == last else (i + 1) * step for i in range(last + 1)]
     return tuple(c.slice(self, axis, i * step, end) for i, end in enumerate(ends))
 
@@ -112,7 +122,7 @@ _MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "ci
 
 @converts("aten.pad.default")
 def pad(c: Builder, self: Value, pad: Sequence[Size], mode: str = "constant", value: Operand | None = None) -> Value:
-    """torch lists (begin, end) from the last dimension; ONNX all begins, then all ends."""
+    """Torch lists (begin, end) from the last dimension; ONNX all begins, then all ends."""
     rank = rank_of(self)
     if all(not isinstance(p, Value) and p == 0 for p in pad):
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.frontends.aten.builder import Builder, Operand, rank_of, require
+from graphopt.frontends.aten.builder import Builder, Operand, plain, rank_of, require
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Value
 
@@ -29,9 +29,8 @@ def matmul(c: Builder, self: Value, other: Value) -> Value:
 
 @converts("aten.addmm.default")
 def addmm(c: Builder, self: Value, mat1: Value, mat2: Value, beta: Operand = 1, alpha: Operand = 1) -> Value:
-    require(not isinstance(alpha, Value) and not isinstance(beta, Value), "the factors depend on the input's size")
     if self.dtype.is_float:
-        factors = {name: float(f) for name, f in (("alpha", alpha), ("beta", beta)) if f != 1}  # type: ignore[arg-type]
+        factors = {name: float(plain(f)) for name, f in (("alpha", alpha), ("beta", beta)) if plain(f) != 1}
         return c.emit("Gemm", mat1, mat2, self, **factors)
     return _combined(c, self, mat1, mat2, beta, alpha)
 

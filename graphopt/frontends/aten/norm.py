@@ -40,7 +40,9 @@ def batch_norm(
         )  # fmt: skip
     require(running_mean is None, "batch statistics that are also recorded")
     mean, var = _filled(c, None, 0.0, input, channels), _filled(c, None, 1.0, input, channels)
-    results = c.emit_many("BatchNormalization", [input, scale, shift, mean, var], 3, epsilon=float(eps), training_mode=1)
+    results = c.emit_many(
+        "BatchNormalization", [input, scale, shift, mean, var], 3, epsilon=float(eps), training_mode=1
+    )
     # ONNX requires all three outputs, and one without a name would be left out.
     for result, name in zip(results, ("normalised", "mean", "variance"), strict=True):
         result.name = name
@@ -49,7 +51,14 @@ def batch_norm(
 
 @converts("aten._native_batch_norm_legit_no_training.default")
 def native_batch_norm(
-    c: Builder, input: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float, eps: float
+    c: Builder,
+    input: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    var: Value,
+    momentum: float,
+    eps: float,
 ) -> tuple[Value | None, ...]:
     return batch_norm(c, input, weight, bias, mean, var, False, momentum, eps), None, None
 

@@ -17,7 +17,15 @@ def _unbatched(c: Builder, results: Sequence[Value], unbatched: bool) -> list[Va
 
 
 def _max_pool(
-    c: Builder, x: Value, outputs: int, rank: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+    c: Builder,
+    x: Value,
+    outputs: int,
+    rank: int,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil: bool,
 ) -> list[Value]:
     kernel = numbers(kernel_size, rank)
     x, unbatched = c.batched(x, rank + 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from graphopt.frontends.aten.builder import Builder, Operand, axes_of, axis_of, rank_of, require
+from graphopt.frontends.aten.builder import Builder, Size, axes_of, axis_of, rank_of, require, shape_of, static
 from graphopt.frontends.aten.elementwise import truth
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Value
@@ -98,8 +98,8 @@ def _variance(c: Builder, x: Value, dims: Dims, correction: float | None, keepdi
 
 
 def _bessel(c: Builder, x: Value, axes: Sequence[int], correction: float) -> Value:
-    """n / (n - correction)."""
-    count: Operand = c.multiply(c.size(x, axis) for axis in axes)
+    """N / (n - correction)."""
+    count = c.multiply(c.size(x, axis) for axis in axes)
     if not isinstance(count, Value):
         require(count > correction, "the variance of too few elements")
         return c.scalar(count / (count - correction), x.dtype)
@@ -192,6 +192,15 @@ def vector_norm(
     return c.emit("Pow", reduce(c, "ReduceSum", powers, dim, keepdim), c.scalar(1 / float(ord), x.dtype))
 
 
+@converts("aten.cdist.default")
+def cdist(c: Builder, x1: Value, x2: Value, p: float = 2, compute_mode: int | None = None) -> Value:
+    """Distances of each row of `x1` from each row of `x2`."""
+    a, b = c.unsqueeze(x1, rank_of(x1) - 1), c.unsqueeze(x2, rank_of(x2) - 2)
+    gap = c.emit("Sub", a, b)
+    gap.type = c.result.with_shape((*c.result_shape, shape_of(x1)[-1]))
+    return vector_norm(c, gap, p, -1)
+
+
 @converts("aten.linalg_norm.default")
 def linalg_norm(
     c: Builder, self: Value, ord: float | None = None, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None
@@ -240,10 +249,10 @@ def min_dim(c: Builder, self: Value, dim: int, keepdim: bool = False) -> tuple[V
 
 @converts("aten.topk.default")
 def topk(
-    c: Builder, self: Value, k: Operand, dim: int = -1, largest: bool = True, sorted: bool = True
+    c: Builder, self: Value, k: Size, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Value, ...]:
     require(rank_of(self) > 0, "the largest elements of one number")
-    count = c.vector([k])  # type: ignore[list-item]
+    count = c.vector([k])
     attributes = {"axis": axis_of(self, dim), "largest": int(largest), "sorted": int(sorted)}
     values, indices = c.emit_many("TopK", [self, count], 2, **attributes)
     # ONNX requires both outputs, and one without a name would be left out.
@@ -264,6 +273,17 @@ def sort_stable(
     c: Builder, self: Value, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Value, ...]:
     return sort(c, self, dim, descending)
+
+
+@converts("aten.median.dim")
+def median(c: Builder, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, ...]:
+    """The lower of the two in the middle: the last of the smaller half."""
+    axis = axis_of(self, dim)
+    extent = static(shape_of(self)[axis])
+    half = (extent + 1) // 2
+    last = c.scalar(half - 1, DType.INT64)
+    picked = [c.emit("Gather", each, last, axis=axis) for each in topk(c, self, half, dim, largest=False)]
+    return tuple(c.emit("Unsqueeze", each, c.ints([axis])) for each in picked) if keepdim else tuple(picked)
 
 
 @converts("aten.argsort.default")

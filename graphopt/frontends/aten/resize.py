@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
-from graphopt.frontends.aten.builder import Builder, Size, rank_of
+from graphopt.frontends.aten.builder import Builder, Size, numbers, rank_of
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import Value
 
 _NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-_NEAREST_EXACT = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}
+_NEAREST_EXACT = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "half_pixel",
+    "nearest_mode": "round_prefer_ceil",
+}
 
 
 def _resize(
@@ -39,9 +43,7 @@ _nearest(_NEAREST_EXACT, *(f"aten._upsample_nearest_exact{rank}d.vec" for rank i
 
 def _smooth(mode: str, antialias: bool, *names: str) -> None:
     @converts(*names)
-    def convert(
-        c: Builder, input: Value, output_size: Any, align_corners: bool, scale_factors: Any = None
-    ) -> Value:
+    def convert(c: Builder, input: Value, output_size: Any, align_corners: bool, scale_factors: Any = None) -> Value:
         where = "align_corners" if align_corners else "half_pixel"
         attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": where}
         if mode == "cubic":
@@ -55,6 +57,26 @@ _smooth("linear", False, "aten.upsample_linear1d.vec", "aten.upsample_bilinear2d
 _smooth("cubic", False, "aten.upsample_bicubic2d.vec")
 _smooth("linear", True, "aten._upsample_bilinear2d_aa.vec")
 _smooth("cubic", True, "aten._upsample_bicubic2d_aa.vec")
+
+
+@converts("aten.col2im.default")
+def col2im(
+    c: Builder,
+    self: Value,
+    output_size: Sequence[Size],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Value:
+    blocks, unbatched = c.batched(self, 3)
+    pads = numbers(padding, 2) * 2
+    image = c.emit(
+        "Col2Im", blocks, c.vector(output_size), c.ints(kernel_size),
+        dilations=numbers(dilation, 2), pads=pads, strides=numbers(stride, 2),
+    )  # fmt: skip
+    return c.squeeze(image, 0) if unbatched else image
+
 
 _SAMPLE = ("linear", "nearest", "cubic")
 _OUTSIDE = ("zeros", "border", "reflection")

@@ -190,7 +190,7 @@ def broadcast_tensors(c: Builder, tensors: Sequence[Value]) -> tuple[Value, ...]
 @converts("aten.repeat.default", "aten.tile.default")
 def repeat(c: Builder, self: Value, repeats: Sequence[Size]) -> Value:
     rank = rank_of(self)
-    times: list[Size] = [1] * (rank - len(repeats)) + list(repeats)
+    times: list[Size] = [*[1] * (rank - len(repeats)), *repeats]
     lead = len(times) - rank
     x = c.unsqueeze(self, *range(lead))
     if all(not isinstance(t, Value) and t == 1 for t in times):

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.frontends.aten.builder import INT_MAX, Builder, Operand, Size, axis_of, rank_of, require, shape_of
+from graphopt.frontends.aten.builder import (
+    INT_MAX,
+    Builder,
+    Operand,
+    Size,
+    axis_of,
+    plain,
+    rank_of,
+    require,
+    shape_of,
+    static,
+)
 from graphopt.frontends.aten.indexing import Plan, after, is_whole
 from graphopt.frontends.aten.registry import NoConversion, converts
 from graphopt.ir import DType, Value
@@ -30,10 +41,8 @@ def slice_scatter(
         return source
     if step == 1:
         return _replace_run(c, self, source, axis, start, end)
-    require(not isinstance(start, Value) and not isinstance(end, Value), "every few elements from an open position")
-    extent = shape_of(self)[axis]
-    require(isinstance(extent, int), "every few elements of an open extent")
-    rows = list(range(extent))[slice(start, end, step)]  # type: ignore[arg-type, misc]
+    extent = static(shape_of(self)[axis])
+    rows = range(extent)[int(plain(start)) : int(plain(end)) : step]
     return _replace_rows(c, self, source, axis, rows)
 
 
@@ -150,9 +159,7 @@ def _updates(c: Builder, plan: Plan, values: Value) -> Value:
     """The values, broadcast to the part that is written."""
     rest = [c.size(plan.x, axis) for axis in plan.rest]
     place, block = plan.place, plan.block
-    if any(not isinstance(d, int) for d in block):
-        raise NoConversion("writing at an open number of positions")
-    sizes = rest[:place] + [int(d) for d in block] + rest[place:]  # type: ignore[arg-type]
+    sizes = rest[:place] + [static(d) for d in block] + rest[place:]
     wanted = tuple(size if isinstance(size, int) else None for size in sizes)
     wide = values if shape_of(values) == wanted else c.expand(values, sizes)
     return plan.unarrange(wide)
