@@ -19,7 +19,7 @@ from graphopt.pipeline import Changes, Context, Contract, Pass, Report, optimize
 from graphopt.rewrite import RewritePass, Rule
 
 # The graph offers taking trained weights back as a method; ir itself knows nothing of torch modules.
-Graph.update_from = update_from  # type: ignore[method-assign]
+setattr(Graph, "update_from", update_from)  # noqa: B010 - mypy refuses the plain assignment
 
 __version__ = "0.1.0"
 

@@ -58,7 +58,7 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(self.epoch)
         self.epoch += 1
         order = torch.randperm(len(self.samples.train_x), generator=generator)
-        for chosen in order.split(self.batch_size):
+        for chosen in torch.tensor_split(order, tuple(range(self.batch_size, len(order), self.batch_size))):
             shifts = torch.randint(-1, 2, (2,), generator=generator).tolist()
             images = torch.nn.functional.pad(self.samples.train_x[chosen], (1, 1, 1, 1))
             top, left = 1 + shifts[0], 1 + shifts[1]

@@ -46,9 +46,7 @@ def test_passes_and_models_do_not_shadow_the_users_own_packages():
 
 def test_installed_entry_points_are_the_declared_ones():
     installed = {
-        point.name: point.value
-        for point in distribution("graphopt").entry_points
-        if point.group == "graphopt.passes"
+        point.name: point.value for point in distribution("graphopt").entry_points if point.group == "graphopt.passes"
     }
     assert installed == PROJECT["project"]["entry-points"]["graphopt.passes"]
 
@@ -57,9 +55,7 @@ def test_installed_entry_points_are_the_declared_ones():
 def test_every_direct_dependency_is_pinned():
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = PROJECT["project"]["dependencies"] + extras["train"] + extras["dev"]
-    pins = {
-        line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
-    }
+    pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert {_canonical(requirement) for requirement in wanted} <= {_canonical(pin) for pin in pins}
 
 

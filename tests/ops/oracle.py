@@ -63,7 +63,7 @@ def graph_of(
     domain: str = "",
     **attributes: Any,
 ) -> tuple[Graph, Node]:
-    """A graph of one node. Inputs named in `constant` become constants; `shapes` overrides input shapes with symbols."""
+    """A graph of one node. Inputs in `constant` become constants; `shapes` overrides input shapes with symbols."""
     graph = Graph()
     values = []
     for index, array in enumerate(inputs):
@@ -104,7 +104,8 @@ def check(
     """
     _, node = graph_of(op, inputs, outputs, constant, **attributes)
     record = record_of(node)
-    assert record is not None and record.infer is not None, f"no record for {op}"
+    assert record is not None, f"no record for {op}"
+    assert record.infer is not None, f"no type rule for {op}"
     tensors = [None if a is None else torch.from_numpy(np.ascontiguousarray(a)).reshape(a.shape) for a in inputs]
     got = execute(node, tensors)[:outputs]
     want = run_onnx(onnx_model(op, inputs, outputs, **attributes), inputs, reference)
