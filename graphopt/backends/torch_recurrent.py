@@ -1,9 +1,4 @@
-"""Module forms of recurrent networks: a stack of ONNX's LSTM, GRU or RNN nodes as one module of torch.
-
-ONNX packs the directions and gates of a layer into one tensor, torch keeps a tensor per direction. Where the packing is
-part of the graph (Split, Concat, Unsqueeze of the module's parameters), it is recognised by running it on indices: it
-does not matter how it is written. Where it has been folded into a constant, the module's tensors are cut out of it.
-"""
+"""Module forms of recurrent networks: a stack of ONNX's LSTM, GRU or RNN nodes as one module of torch."""
 
 from __future__ import annotations
 
@@ -11,21 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from graphopt.backends.torch_form import Form, Weight, is_weight, plain, short
-from graphopt.ir import Node, Value
-from graphopt.ops import attribute, execute
+from graphopt.backends.torch_form import Form, Weight, short
+from graphopt.backends.torch_gates import MOVES, leaves_of, weights_of
+from graphopt.ir import Dim, Node, Value
+from graphopt.ir import dims as D
+from graphopt.ops import attribute
 from graphopt.ops.infer import static_integers
 
-#: Torch's gates in the order in which ONNX has them.
-_ORDER: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 _MODULES: Mapping[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
-_MOVES = frozenset(
-    {"Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-)
-_FILLS = _MOVES | {"Cast", "Expand", "Tile"}
+_FILLS = MOVES | {"Cast", "Expand", "Tile"}
 
 
 @dataclass
@@ -109,20 +100,42 @@ def _ratio(between: Sequence[Node]) -> float | None:
 
 def _with_outputs(node: Node) -> _Layer:
     """A layer with what puts its directions side by side, when that is all that reads its outputs."""
-    layer, uses = _Layer(node), list(node.output.uses)
-    if len(uses) != 1 or not isinstance(uses[0].user, Node):
+    layer = _Layer(node)
+    user = _reader(node.output)
+    if user is None:
         return layer
-    user = uses[0].user
     if _directions(node) == 1 and user.op == "Squeeze" and static_integers(user.input(1)) == [1]:
         layer.beside, layer.around = user.output, [user]
     moved = user.op == "Transpose" and tuple(attribute(user, "perm")) == (0, 2, 1, 3)
-    if moved and len(user.output.uses) == 1:
-        reshape = user.output.users[0] if user.output.users else None
+    if moved:
+        reshape = _reader(user.output)
         shape = reshape.output.shape if reshape is not None and reshape.op == "Reshape" else None
         if shape is not None and len(shape) == 3 and shape[2] == _directions(node) * (_hidden(node) or 0):
             assert reshape is not None
             layer.beside, layer.around = reshape.output, [user, reshape]
     return layer
+
+
+def _reader(value: Value) -> Node | None:
+    """The one node that reads `value`, leaving out those that only ask for sizes that the graph's inputs tell."""
+    readers = [use.user for use in value.uses if not (isinstance(use.user, Node) and use.user.op == "Shape")]
+    if len(readers) != 1 or not isinstance(readers[0], Node):
+        return None
+    if len(value.uses) > 1 and not _told_by_inputs(value):
+        return None
+    return readers[0]
+
+
+def _told_by_inputs(value: Value) -> bool:
+    graph = value.graph
+    if graph is None or value.shape is None or any(size is None for size in value.shape):
+        return False
+    told = {name for v in graph.inputs for size in v.shape or () if _is_name(size) for name in D.free_names(size)}
+    return all(D.free_names(size) <= told for size in value.shape)
+
+
+def _is_name(size: Dim) -> bool:
+    return size is not None and not isinstance(size, int) and bool(size.is_Symbol)
 
 
 def _layer_below(x: Value, above: Node) -> _Layer | None:
@@ -133,113 +146,7 @@ def _layer_below(x: Value, above: Node) -> _Layer | None:
         return None
     alike = attribute(node, "direction") == attribute(above, "direction") and _hidden(node) == _hidden(above)
     layer = _with_outputs(node)
-    return layer if alike and layer.beside is x and len(x.uses) == 1 else None
-
-
-# -- weights
-
-
-def _suffixes(layer: int, directions: int) -> list[str]:
-    return [f"l{layer}", f"l{layer}_reverse"][:directions]
-
-
-def _leaves(layer: int, directions: int) -> tuple[tuple[str, ...], ...]:
-    """Names of torch's tensors in ONNX's W, R and B, in order."""
-    suffixes = _suffixes(layer, directions)
-    return (
-        tuple(f"weight_ih_{s}" for s in suffixes),
-        tuple(f"weight_hh_{s}" for s in suffixes),
-        tuple(f"bias_{kind}_{s}" for s in suffixes for kind in ("ih", "hh")),
-    )
-
-
-def _reorder(tensor: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
-    gates = tensor.chunk(len(order), 0)
-    return torch.cat([gates[i] for i in order])
-
-
-def _pack(tensors: Sequence[torch.Tensor], order: Sequence[int], directions: int) -> torch.Tensor:
-    rows = [_reorder(tensor, order) for tensor in tensors]
-    each = len(rows) // directions
-    return torch.stack([torch.cat(rows[d * each : (d + 1) * each]) for d in range(directions)])
-
-
-def _unpack(packed: torch.Tensor, order: Sequence[int], count: int) -> list[torch.Tensor]:
-    inverse = [order.index(i) for i in range(len(order))]
-    each = count // packed.shape[0]
-    return [_reorder(part, inverse) for row in packed for part in row.chunk(each)]
-
-
-def _weights(value: Value, node: Node, leaves: Sequence[str]) -> list[Weight] | None:
-    """The module's tensors in one of W, R and B."""
-    order, directions = _ORDER[node.op], _directions(node)
-    if is_weight(value, node):
-        if len(leaves) == 1 and len(order) == 1 and value.parameter is not None:
-            return None
-        return [
-            Weight(
-                value, tuple(leaves), layout="gates",
-                unpack=lambda packed: _unpack(packed, order, len(leaves)),
-                pack=lambda tensors: _pack(tensors, order, directions),
-            )
-        ]  # fmt: skip
-    sources = _sources(value)
-    if sources is None:
-        return None
-    named: dict[str, Value] = {}
-    for source in sources:
-        parameter = source.parameter
-        names = () if parameter is None else (parameter.name, *parameter.aliases)
-        for leaf in leaves:
-            if any(name.rpartition(".")[2] == leaf for name in names):
-                named[leaf] = source
-    if set(named) != set(leaves) or len(set(named.values())) != len(sources):
-        return None
-    tags = _tags(sources)
-    same = torch.equal(_run(value, tags), _pack([tags[named[leaf]] for leaf in leaves], order, directions))
-    return [plain(leaf, named[leaf]) for leaf in leaves] if same else None
-
-
-def _sources(value: Value) -> list[Value] | None:
-    """The float constants that `value` is put together from; ``None`` when it is more than moving elements."""
-    found: dict[Value, None] = {}
-    stack = [value]
-    while stack:
-        each = stack.pop()
-        if each.is_constant:
-            if each.dtype.is_float:
-                found[each] = None
-            elif each.data is None:
-                return None
-            continue
-        node = each.producer
-        if node is None or node.domain or node.op not in _MOVES:
-            return None
-        stack += [v for v in node.inputs if v is not None]
-    return list(found)
-
-
-def _tags(sources: Sequence[Value]) -> dict[Value, torch.Tensor]:
-    """A tensor of distinct numbers for each constant."""
-    tags, start = {}, 0
-    for source in sources:
-        assert source.data is not None
-        count = source.data.numel()
-        tags[source] = torch.arange(start, start + count).reshape(source.data.shape)
-        start += count
-    return tags
-
-
-def _run(value: Value, env: dict[Value, torch.Tensor]) -> torch.Tensor:
-    if value in env:
-        return env[value]
-    if value.data is not None:
-        return value.data
-    node = value.producer
-    assert node is not None
-    results = execute(node, [None if v is None else _run(v, env) for v in node.inputs])
-    env.update(zip(node.outputs, results, strict=False))
-    return env[value]
+    return layer if alike and layer.beside is x and _reader(x) is not None else None
 
 
 # -- states and results
@@ -345,8 +252,8 @@ def _form(layers: Sequence[_Layer], ratio: float) -> Form | None:
     for index, layer in enumerate(layers):
         if (layer.node.input(3) is not None) is not biased:
             return None
-        for slot, leaves in enumerate(_leaves(index, _directions(last))[: 3 if biased else 2]):
-            found = _weights(layer.node.operand(slot + 1), layer.node, leaves)
+        for slot, leaves in enumerate(leaves_of(index, _directions(last))[: 3 if biased else 2]):
+            found = weights_of(layer.node.operand(slot + 1), layer.node, leaves, _directions(last))
             if found is None:
                 return None
             weights += found

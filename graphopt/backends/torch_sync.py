@@ -1,20 +1,21 @@
-"""Weights between a graph and torch modules: trained ones back into the graph, pruned ones into the user's module."""
+"""Weights from a trained torch module back into its graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
+from graphopt.analysis.shapes import propagate
 from graphopt.backends.torch_plan import Binding, plan
-from graphopt.errors import DataError, GraphoptError, ShapeError
-from graphopt.ir import Graph, Node, Value
+from graphopt.errors import DataError, ShapeError
+from graphopt.ir import Graph, Value
 
 
 def bindings(graph: Graph) -> Iterator[tuple[str, Binding]]:
     """All weights of a graph and the bodies inside it, with the path of the module that each binding is relative to."""
+    propagate(graph)
     yield from _bindings(graph, "")
 
 
@@ -80,147 +81,4 @@ def _check(key: str, have: Mapping[str, torch.Tensor], shape: tuple[int, ...]) -
         )
 
 
-# -- write_back
-
-
-def write_back(graph: Graph, module: nn.Module) -> None:
-    """Puts the graph's weights into the module that it was captured from, in place, shrinking its layers.
-
-    Parameters and buffers get the graph's shapes and contents; ``out_channels``, ``num_features``, ``groups`` and so on
-    follow. Parameters stay the same objects where their shape stays, and gradients are dropped where it does not (an
-    optimizer over the old ones has to be made anew).
-
-    Args:
-        graph: captured from `module`; passes may have changed shapes and contents of its parameters, nothing else.
-        module: the user's module.
-
-    Raises:
-        GraphoptError: the graph's structure is no longer that of the module: parameters have vanished or are new, or
-            quantization was inserted. Nothing is changed then.
-    """
-    _require_same_structure(graph, module)
-    groups = _groups(graph)
-    resized: set[str] = set()
-    for value in graph.parameters:
-        parameter, data = value.parameter, value.data
-        assert parameter is not None and data is not None
-        names = (parameter.name, *parameter.aliases)
-        if _assign(module, names, data):
-            resized.update(name.rpartition(".")[0] for name in names)
-    modules = dict(module.named_modules(remove_duplicate=False))
-    for path in sorted(resized):
-        _refresh(modules[path], groups.get(path))
-
-
-def _require_same_structure(graph: Graph, module: nn.Module) -> None:
-    have = tensors_of(module)
-    named = {n: v for v in graph.parameters if v.parameter for n in (v.parameter.name, *v.parameter.aliases)}
-    hint = "write_back is for passes that only shrink parameters; take the whole module from to_torch instead"
-    gone = [name for name in have if name not in named]
-    new = [key for _, binding in bindings(graph) for key in binding.keys if key not in have]
-    for names, what in ((gone, "are no longer in the graph"), (new, "are new in the graph")):
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise GraphoptError(f"cannot write back: {shown} {what}", hint=hint)
-    for node in graph.walk():
-        if not node.domain and node.op in ("QuantizeLinear", "DequantizeLinear"):
-            raise GraphoptError("cannot write back: the graph is quantized", where=node.describe(), hint=hint)
-    for name, value in named.items():
-        assert value.data is not None
-        if value.data.dim() != have[name].dim():
-            raise GraphoptError(
-                f"cannot write back: '{name}' has shape {list(have[name].shape)} in the module and "
-                f"{list(value.data.shape)} in the graph",
-                hint=hint,
-            )
-
-
-def _groups(graph: Graph) -> dict[str, Node]:
-    """For each module path the node that reads its weight: it knows what shapes do not tell."""
-    found: dict[str, Node] = {}
-    for value in graph.parameters:
-        for user in value.users:
-            if value.parameter is not None and user.op in ("Conv", "ConvTranspose", "GroupNormalization"):
-                for name in (value.parameter.name, *value.parameter.aliases):
-                    found[name.rpartition(".")[0]] = user
-    return found
-
-
-def _assign(module: nn.Module, names: tuple[str, ...], data: torch.Tensor) -> bool:
-    """Puts `data` under all of `names`; True when the shape is a new one."""
-    path, _, leaf = names[0].rpartition(".")
-    old = getattr(module.get_submodule(path), leaf)
-    new = data.detach().to(dtype=old.dtype, device=old.device)
-    if new.shape == old.shape:
-        with torch.no_grad():
-            old.copy_(new)
-        return False
-    tensor = nn.Parameter(new.clone(), old.requires_grad) if isinstance(old, nn.Parameter) else new.clone()
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(path), leaf, tensor)
-    return True
-
-
-def _conv(module: Any, node: Node | None) -> None:
-    transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-    if node is not None:
-        module.groups = node.attributes.get("group", 1)
-    outer, inner = module.weight.shape[:2]
-    module.in_channels, module.out_channels = outer, inner * module.groups
-    if not transposed:
-        module.in_channels, module.out_channels = inner * module.groups, outer
-
-
-def _linear(module: Any, node: Node | None) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-def _features(module: Any, node: Node | None) -> None:
-    module.num_features = next(t for t in (module.running_mean, module.weight) if t is not None).shape[0]
-
-
-def _layer_norm(module: Any, node: Node | None) -> None:
-    module.normalized_shape = tuple(module.weight.shape)
-
-
-def _group_norm(module: Any, node: Node | None) -> None:
-    module.num_channels = module.weight.shape[0]
-    if node is not None:
-        module.num_groups = node.attributes["num_groups"]
-
-
-def _embedding(module: Any, node: Node | None) -> None:
-    module.num_embeddings, module.embedding_dim = module.weight.shape
-
-
-def _prelu(module: Any, node: Node | None) -> None:
-    module.num_parameters = module.weight.shape[0]
-
-
-def _recurrent(module: Any, node: Node | None) -> None:
-    module.hidden_size = module.weight_hh_l0.shape[1]
-    module.input_size = module.weight_ih_l0.shape[1]
-
-
-#: Module class -> what follows from the shapes of its parameters.
-_ATTRIBUTES: Mapping[type[nn.Module], Callable[[Any, Node | None], None]] = {
-    nn.modules.conv._ConvNd: _conv,
-    nn.Linear: _linear,
-    nn.modules.batchnorm._NormBase: _features,
-    nn.LayerNorm: _layer_norm,
-    nn.RMSNorm: _layer_norm,
-    nn.GroupNorm: _group_norm,
-    nn.Embedding: _embedding,
-    nn.PReLU: _prelu,
-    nn.RNNBase: _recurrent,
-}
-
-
-def _refresh(module: nn.Module, node: Node | None) -> None:
-    for kind, follow in _ATTRIBUTES.items():
-        if isinstance(module, kind):
-            follow(module, node)
-
-
-__all__ = ["bindings", "tensors_of", "update_from", "write_back"]
+__all__ = ["bindings", "tensors_of", "update_from"]
