@@ -15,7 +15,8 @@ from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var
 class MatMulAdd(Rule):
     """MatMul(a, w) + c, and MatMul(a, Transpose(w)) + c, is a Gemm.
 
-    Contract: exact. Conditions: floats; a and w have two dimensions; c broadcasts to the product without stretching it.
+    Contract: exact. Conditions: floats; a and w have two dimensions; c broadcasts to the product without stretching it,
+    and is a constant if w is one: with a computed c the layer would be none that other passes and torch know.
     """
 
     def pattern(self, op: Patterns, a: Var, w: Var, c: Var) -> Pattern:
@@ -24,6 +25,8 @@ class MatMulAdd(Rule):
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         product = m.node("matmul").output
+        if m["w"].is_constant and not m["c"].is_constant:
+            return m.fail("what is added to the linear layer is no bias")
         if not _fits(m["c"], product):
             return m.fail("what is added stretches the product")
         op.in_module(m.node("matmul").origin.module)

@@ -381,7 +381,13 @@ def batched_matmul_add(d):
 
 @miss(G.MatMulAdd, reason="stretches")
 def matmul_plus_what_stretches_it(d):
-    return d.Add(d.MatMul(d.input(1, 4), d.weight(4, 6)), d.input("n", 6))
+    return d.Add(d.MatMul(d.input(1, 4), d.weight(4, 6)), d.weight(3, 6))
+
+
+@miss(G.MatMulAdd, reason="no bias")
+def linear_layer_plus_a_skip(d):
+    x = d.input("n", 4)
+    return d.Add(d.MatMul(x, d.weight(4, 4)), x)
 
 
 @miss(G.MatMulAdd)
