@@ -10,7 +10,7 @@ import torch
 from graphopt.errors import OptionError
 from graphopt.ir import DType, Graph, Value
 from graphopt.passes.quantize.calibration import observe
-from graphopt.passes.quantize.observers import MinMax, Observer, Percentile
+from graphopt.passes.quantize.observers import MeanSquareError, MinMax, Observer, Percentile
 from graphopt.passes.quantize.pairs import Pair, pairs
 from graphopt.passes.quantize.scales import parameters_of_range
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -25,7 +25,8 @@ class Calibrate(Pass):
     Memory does not grow with the number of samples.
 
     Attributes:
-        method: "minmax" takes all values, "percentile" leaves out the rarest at both ends.
+        method: "mse" takes the range with the least mean square error, "minmax" all values, "percentile" leaves out the
+            rarest at both ends.
         percent: part of the values that percentile keeps, out of 100.
         batches: batches to read at most; 0 reads all.
     """
@@ -34,7 +35,7 @@ class Calibrate(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
 
-    method: Literal["minmax", "percentile"] = "minmax"
+    method: Literal["mse", "minmax", "percentile"] = "mse"
     percent: float = 99.99
     batches: int = 0
 
@@ -53,8 +54,8 @@ class Calibrate(Pass):
         seen = [0]
         observers = observe(graph, groups, self._samples(context, seen), self._observer)
         for scale, members in by_scale.items():
-            low, high = observers[scale].range()
-            new_scale, new_zero = parameters_of_range(torch.tensor(low), torch.tensor(high), _scheme(members[0]))
+            scheme = _scheme(members[0])
+            new_scale, new_zero = parameters_of_range(*observers[scale].range(scheme), scheme)
             for pair in members:
                 _set(pair.scale, new_scale)
                 _set(pair.zero_point, new_zero)
@@ -62,7 +63,9 @@ class Calibrate(Pass):
         return Changes(bool(groups), counts={"scales": len(groups)}, notes=(note,))
 
     def _observer(self) -> Observer:
-        return MinMax() if self.method == "minmax" else Percentile(self.percent)
+        if self.method == "percentile":
+            return Percentile(self.percent)
+        return MinMax() if self.method == "minmax" else MeanSquareError()
 
     def _samples(self, context: Context, seen: list[int]):  # type: ignore[no-untyped-def]
         for number, batch in enumerate(context.progress(context.data, "calibrating", self.batches or None)):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import Any, ClassVar
 
 from graphopt.errors import PassError
-from graphopt.ir import DType, Graph, Node, Origin, Value
+from graphopt.ir import DType, Graph, Node, Origin, Use, Value
 from graphopt.ir.names import unique_names
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.observers import MinMax
-from graphopt.passes.quantize.pairs import add_parameters, insert_pair
+from graphopt.passes.quantize.pairs import add_parameters, insert_pair, pairs
 from graphopt.passes.quantize.placement import Placement, WeightSite, place
 from graphopt.passes.quantize.scales import parameters_of_range, weight_parameters
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -24,7 +22,7 @@ from graphopt.targets import Target, load_target
 @register("insert-qdq")
 @dataclass(frozen=True)
 class InsertQDQ(Pass):
-    """Insert QuantizeLinear/DequantizeLinear pairs where a deployment target wants them.
+    """Insert QuantizeLinear/DequantizeLinear pairs where a deployment target wants them and they save time.
 
     Weights get their scales from their values, activations from one batch of the data (of random inputs when there is
     none); `calibrate` refines the latter. Weights stay float behind their pairs, so the graph can be fine-tuned
@@ -33,12 +31,14 @@ class InsertQDQ(Pass):
     Attributes:
         target: name of a target, or the path of a TOML file.
         ignore: patterns of node, module or tensor names that stay float.
+        everything: quantize all that the target has integer kernels for, also where they are slower than floats.
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
     target: str = "ort-cpu"
     ignore: tuple[str, ...] = ()
+    everything: bool = False
 
     def __post_init__(self) -> None:
         load_target(self.target)
@@ -46,52 +46,72 @@ class InsertQDQ(Pass):
     def run(self, graph: Graph, context: Context) -> Changes:
         unique_names(graph)
         target = load_target(self.target)
-        placement = place(graph, target, self.ignore)
-        if not placement.nodes:
+        if any(True for _ in pairs(graph)):
+            raise PassError(
+                "the graph is quantized already", where=self.name, hint="start from the float model",
+            )  # fmt: skip
+        placement = place(graph, target, self.ignore, everything=self.everything)
+        if not placement.integer and not placement.skipped:
             raise PassError(
                 f"target '{target.name}' finds nothing to quantize", where=self.name,
                 hint=f"it quantizes float32 {', '.join(sorted(target.operators))}; is the model quantized already?",
             )  # fmt: skip
+        report = _report(graph, placement, target)
+        if not placement.integer:
+            return report
         _insert_activations(graph, placement, target, context)
         _insert_weights(graph, placement.weights, target)
-        kinds = Counter(node.op for node in placement.nodes)
-        notes = [f"on integers: {', '.join(f'{count} {op}' for op, count in kinds.most_common())}"]
-        floats = Counter(node.op for node in graph.nodes if node not in placement.nodes and _costs(node))
-        if floats:
-            notes.append(f"left float: {', '.join(f'{count} {op}' for op, count in floats.most_common())}")
-        return Changes(True, counts=dict(kinds), notes=tuple(notes))
+        return report
 
 
-def _costs(node: Node) -> bool:
-    quantizers = ("QuantizeLinear", "DequantizeLinear")
-    return node.op not in quantizers and node.output.dtype is DType.FLOAT32 and not _of_constants(node)
+def _report(graph: Graph, placement: Placement, target: Target) -> Changes:
+    kinds = Counter(node.op for node in placement.integer)
+    notes = [f"on integers: {_listed(kinds)}" if kinds else "nothing is on integers: floats are as fast everywhere"]
+    for reason in dict.fromkeys(placement.skipped.values()):
+        notes.append(f"{reason}: {_listed(Counter(n.op for n, why in placement.skipped.items() if why == reason))}")
+    rest = Counter(node.op for node in graph.nodes if _is_float(node, placement, target))
+    if rest:
+        notes.append(f"no integer form: {_listed(rest)}")
+    details: dict[str, Any] = {
+        "integer": [node.describe() for node in placement.integer],
+        "float": {node.describe(): reason for node, reason in placement.skipped.items()},
+    }
+    if placement.assignment is not None:
+        details["modelled_ns"] = {"float": placement.assignment.float_ns, "chosen": placement.assignment.chosen_ns}
+    return Changes(bool(kinds), counts=dict(kinds), notes=tuple(notes), details=details)
 
 
-def _of_constants(node: Node) -> bool:
-    return all(value is None or value.is_constant for value in node.inputs)
+def _listed(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {op}" for op, count in kinds.most_common())
+
+
+def _is_float(node: Node, placement: Placement, target: Target) -> bool:
+    """True for a node of the rest: neither placed nor skipped nor absorbed, and computing floats from floats."""
+    if node in placement.integer or node in placement.skipped or node.output.dtype is not DType.FLOAT32:
+        return False
+    absorbed = node.op in target.absorb and node.output in placement.activations
+    return not absorbed and any(value is not None and not value.is_constant for value in node.inputs)
 
 
 def _insert_activations(graph: Graph, placement: Placement, target: Target, context: Context) -> None:
-    groups: dict[Value, list[Value]] = {}
-    for value in placement.activations:
-        groups.setdefault(placement.scale_of(value), []).append(value)
+    groups = {members[0]: members for members in placement.groups()}
     inputs = list(context.data.first().inputs) if context.has_data else example_inputs(graph, context.seed)
     observers = observe(graph, groups, [inputs], MinMax)
     order = {node: position for position, node in enumerate(graph.nodes)}
     for root, members in groups.items():
-        low, high = observers[root].range()
-        scale, zero = parameters_of_range(torch.tensor(low), torch.tensor(high), target.activation)
+        scale, zero = parameters_of_range(*observers[root].range(target.activation), target.activation)
         parameters = add_parameters(graph, root.name, scale, zero, target.activation)
         for value in members:
-            readers = list(value.uses)
-            first = min(
-                (use.user for use in readers if isinstance(use.user, Node)), key=order.__getitem__, default=None
-            )
-            before = first if value.is_constant else None
-            origin = _origin(value)
-            pair = insert_pair(graph, value, *parameters, None, before, origin)
-            for use in readers:
+            uses = placement.activations[value]
+            before = None if value.producer is not None else _first(uses, order)
+            pair = insert_pair(graph, value, *parameters, None, before, _origin(value))
+            for use in uses:
                 use.user.set_input(use.index, pair.dequantize.output)
+
+
+def _first(uses: list[Use], order: dict[Node, int]) -> Node | None:
+    readers = [use.user for use in uses if isinstance(use.user, Node)]
+    return min(readers, key=order.__getitem__, default=None)
 
 
 def _origin(value: Value) -> Origin:

@@ -6,14 +6,19 @@ from typing import Protocol
 
 import torch
 
+from graphopt.passes.quantize.scales import parameters_of_range
+from graphopt.targets import Scheme
+
+Range = tuple[torch.Tensor, torch.Tensor]
+
 
 class Observer(Protocol):
     """Sees the values of one tensor, sample by sample."""
 
     def see(self, values: torch.Tensor) -> None: ...
 
-    def range(self) -> tuple[float, float]:
-        """The range to quantize."""
+    def range(self, scheme: Scheme) -> Range:
+        """The range to quantize in a scheme: two float64 scalars."""
         ...
 
 
@@ -29,35 +34,37 @@ class MinMax:
             low, high = torch.aminmax(values)
             self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
-    def range(self) -> tuple[float, float]:
-        return (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
+    def range(self, scheme: Scheme) -> Range:
+        low, high = (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
+        return torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64)
 
 
-class Percentile:
-    """The range that leaves out a small part of the values at either end.
+class Histogram:
+    """How often values fall where, and the exact extremes.
 
     Values are counted in a histogram of fixed size around zero. When a value falls outside, the width of the bins
-    doubles until it fits, neighbouring bins being added up, so memory does not grow with the number of samples.
+    doubles until it fits, neighbouring bins being added up, so memory does not grow with the number of samples. Zeros
+    are counted apart: every grid holds zero exactly, and after a ReLU they are half of all values.
 
     Args:
-        percent: part of the values to keep, out of 100.
         bins: number of bins, a multiple of 4.
     """
 
-    def __init__(self, percent: float, bins: int = 4096) -> None:
-        self.percent = percent
+    def __init__(self, bins: int = 2048) -> None:
         self.half = bins // 2
         self.counts = torch.zeros(bins, dtype=torch.float64)
+        self.zeros = 0
         self.width = 0.0
         self.exact = MinMax()
 
     def see(self, values: torch.Tensor) -> None:
         self.exact.see(values)
         data = values.detach().float().flatten()
-        largest = float(data.abs().max()) if data.numel() else 0.0
-        if largest == 0.0:
-            self.counts[self.half] += data.numel()
+        data = data[data != 0]
+        self.zeros += values.numel() - data.numel()
+        if not data.numel():
             return
+        largest = max(abs(self.exact.low), abs(self.exact.high))
         if self.width == 0.0:
             self.width = largest / self.half
         while largest > self.width * self.half:
@@ -72,14 +79,88 @@ class Percentile:
         self.counts[quarter : quarter + len(merged)] = merged
         self.width *= 2
 
-    def range(self) -> tuple[float, float]:
-        low, high = self.exact.range()
-        total = float(self.counts.sum())
+    @property
+    def edges(self) -> torch.Tensor:
+        """Borders of the bins, one more than there are bins."""
+        return (torch.arange(len(self.counts) + 1, dtype=torch.float64) - self.half) * self.width
+
+    def range(self, scheme: Scheme) -> Range:
+        return self.exact.range(scheme)
+
+
+class Percentile(Histogram):
+    """The range that leaves out a small part of the values at either end.
+
+    Args:
+        percent: part of the values to keep, out of 100.
+        bins: number of bins, a multiple of 4.
+    """
+
+    def __init__(self, percent: float, bins: int = 4096) -> None:
+        super().__init__(bins)
+        self.percent = percent
+
+    def range(self, scheme: Scheme) -> Range:
+        low, high = self.exact.range(scheme)
+        counts = self.counts.clone()
+        counts[self.half] += self.zeros
+        total = float(counts.sum())
         if total == 0 or self.width == 0:
             return low, high
         cut = total * (1 - self.percent / 100) / 2
-        cumulative = self.counts.cumsum(0)
+        cumulative = counts.cumsum(0)
         first = int(torch.searchsorted(cumulative, cut, right=True))
         last = int(torch.searchsorted(cumulative, total - cut))
-        edges = (first - self.half) * self.width, (last + 1 - self.half) * self.width
-        return max(low, edges[0]), min(high, edges[1])
+        edges = self.edges
+        return torch.maximum(low, edges[first]), torch.minimum(high, edges[min(last + 1, len(counts))])
+
+
+class MeanSquareError(Histogram):
+    """The range with the least mean square error of quantization, rounding and clipping together."""
+
+    def range(self, scheme: Scheme) -> Range:
+        low, high = self.exact.range(scheme)
+        if self.width == 0:
+            return low, high
+        parts = torch.linspace(1.0, 0.2, 65, dtype=torch.float64)
+        best = low, high
+        for _ in range(1 if scheme.symmetric else 2):  # the ends in turn; they hardly depend on each other
+            if scheme.symmetric:
+                best = self._best(parts * low, parts * high, scheme)
+                continue
+            if high > 0:
+                best = self._best(best[0].expand_as(parts), parts * high, scheme)
+            if low < 0:
+                best = self._best(parts * low, best[1].expand_as(parts), scheme)
+        return best
+
+    def _best(self, low: torch.Tensor, high: torch.Tensor, scheme: Scheme) -> Range:
+        errors = self.errors(low, high, scheme)
+        index = int(errors.argmin())
+        return low[index], high[index]
+
+    def errors(self, low: torch.Tensor, high: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+        """The sum of squared errors of each range [low[i], high[i]], values being spread evenly within their bins.
+
+        The error of x on a grid of step s is ``x - s * round(x / s)``, and beyond the ends of the grid the distance to
+        them; the integral of its square over a bin has a closed form.
+        """
+        scale, zero = parameters_of_range(low, high, scheme)
+        step, offset = scale.double()[:, None], zero.double()[:, None]
+        least, greatest = scheme.limits
+        bottom, top = (least - offset) * step, (greatest - offset) * step
+        occupied = self.counts.nonzero().flatten()
+        edges = self.edges
+        left, right = (
+            _integral(edges[at][None, :], step, bottom, top) for at in (occupied, occupied + 1)
+        )
+        return ((right - left) * self.counts[occupied]).sum(1) / self.width
+
+
+def _integral(x: torch.Tensor, step: torch.Tensor, bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """Antiderivative of the squared error at x, up to a constant."""
+    inside = torch.minimum(torch.maximum(x, bottom), top) / step
+    whole = inside.round()
+    rounding = step**3 * (whole / 12 + (inside - whole) ** 3 / 3)
+    beyond = (x - top).clamp(min=0) ** 3 / 3 + (x - bottom).clamp(max=0) ** 3 / 3
+    return rounding + beyond

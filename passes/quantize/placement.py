@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from networkx.utils import UnionFind
+
+from graphopt.errors import OptionError
 from graphopt.ir import DType, Graph, Node, Use, Value
+from graphopt.passes.quantize.regions import Assignment, Unit, cheapest
 from graphopt.targets import OperatorRule, Target
 
 
@@ -24,63 +28,103 @@ class Placement:
     """The decision for a graph.
 
     Attributes:
-        activations: values to quantize, each with the value whose scale it uses (itself, or the one it moves on).
+        activations: values to quantize, each with the uses that are to read it quantized.
+        scales: values that share a scale are united.
         weights: weights to quantize.
-        nodes: nodes that will run on integers.
+        integer: units that will run on integers, by their node.
         skipped: nodes that the target could run on integers and that stay float, with the reason.
+        assignment: the assignment by cost, when there was a choice.
     """
 
-    activations: dict[Value, Value] = field(default_factory=dict)
+    activations: dict[Value, list[Use]] = field(default_factory=dict)
+    scales: UnionFind[Value] = field(default_factory=UnionFind)
     weights: list[WeightSite] = field(default_factory=list)
-    nodes: dict[Node, None] = field(default_factory=dict)
+    integer: dict[Node, Unit] = field(default_factory=dict)
     skipped: dict[Node, str] = field(default_factory=dict)
+    assignment: Assignment | None = None
 
-    def scale_of(self, value: Value) -> Value:
-        """The value whose scale `value` uses."""
-        while self.activations[value] is not value:
-            value = self.activations[value]
-        return value
+    def groups(self) -> list[list[Value]]:
+        """The activations, by shared scale, in topological order of their first members."""
+        groups: dict[Value, list[Value]] = {}
+        for value in self.activations:
+            groups.setdefault(self.scales[value], []).append(value)
+        return list(groups.values())
 
 
-def place(graph: Graph, target: Target, ignore: Sequence[str] = ()) -> Placement:
-    """Decides, in topological order, what is quantized; repeated until joins and passthroughs have settled."""
+def place(graph: Graph, target: Target, ignore: Sequence[str] = (), *, everything: bool = False) -> Placement:
+    """Decides what is quantized.
+
+    Args:
+        graph: the graph, its shapes known.
+        target: the target.
+        ignore: patterns of names of nodes, modules or tensors that stay float.
+        everything: quantize all that the target can, instead of what saves time by the target's costs.
+
+    Raises:
+        OptionError: a pattern matches nothing.
+    """
     placement = Placement()
-    computed = [node for node in graph.nodes if _takes(node, target, "compute", ignore, placement)]
-    for node in computed:
-        _place_compute(node, target.operators[node.op], target, placement)
-    size = -1
-    while size != len(placement.activations):
-        size = len(placement.activations)
-        for node in graph.nodes:
-            if node.output in placement.activations and node in placement.nodes:
-                continue
-            if _takes(node, target, "join", ignore, placement):
-                _place_join(node, target.operators[node.op], target, placement)
-            elif _takes(node, target, "passthrough", ignore, placement):
-                _place_passthrough(node, placement)
+    _check_patterns(graph, ignore)
+    units = list(_units(graph, target, ignore, placement))
+    chosen = _connected(units) if everything else units
+    if not everything and units:
+        placement.assignment = cheapest(graph, units, target)
+        chosen = placement.assignment.integer
+    placement.integer = {unit.node: unit for unit in chosen}
+    for unit in units:
+        if unit.node not in placement.integer:
+            placement.skipped[unit.node] = "would not be faster on integers"
+    for unit in chosen:
+        _place(unit, target, placement)
     return placement
 
 
-def _takes(node: Node, target: Target, role: str, ignore: Sequence[str], placement: Placement) -> bool:
-    rule = target.operators.get(node.op) if not node.domain else None
-    if rule is None or rule.role != role:
-        return False
-    first = node.input(0)
-    if first is None or first.dtype is not DType.FLOAT32 or _is_quantized(first):
-        return False
-    if any(_named(node, pattern) for pattern in ignore):
-        placement.skipped[node] = "on the ignore list"
-        return False
-    return True
-
-
-def _is_quantized(value: Value) -> bool:
-    return value.producer is not None and value.producer.op == "DequantizeLinear"
+def _check_patterns(graph: Graph, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        if not any(_named(node, pattern) for node in graph.nodes):
+            raise OptionError(
+                f"pattern '{pattern}' matches no node, module or tensor", where="ignore",
+                hint="'graphopt inspect' lists the names; * stands for any characters",
+            )  # fmt: skip
 
 
 def _named(node: Node, pattern: str) -> bool:
     names = [node.name, node.origin.module, *(v.name for v in node.outputs), *(v.name for v in node.inputs if v)]
     return any(fnmatch.fnmatchcase(name, pattern) for name in names if name)
+
+
+def _units(graph: Graph, target: Target, ignore: Sequence[str], placement: Placement) -> Iterator[Unit]:
+    for node in graph.nodes:
+        rule = target.rule(node)
+        if rule is None or not _can(node, rule):
+            continue
+        if any(_named(node, pattern) for pattern in ignore):
+            placement.skipped[node] = "on the ignore list"
+        elif rule.role == "passthrough":
+            yield Unit(node, rule, tuple(value for value in node.outputs if value.uses))
+        else:
+            yield Unit(node, rule, (_after_absorbed(node.output, target),))
+
+
+def _can(node: Node, rule: OperatorRule) -> bool:
+    """True when the node computes on floats, of which some are not constant, with constant weights."""
+    flowing = False
+    for index, value in enumerate(node.inputs):
+        role = rule.input_role(index)
+        if value is None or role in ("float", "bias"):
+            continue
+        if value.dtype is not DType.FLOAT32 or _is_quantized(value):
+            return False
+        if role == "weight":
+            if constant_source(value) is None:
+                return False
+        else:
+            flowing |= not value.is_constant
+    return flowing
+
+
+def _is_quantized(value: Value) -> bool:
+    return value.producer is not None and value.producer.op == "DequantizeLinear"
 
 
 def constant_source(value: Value) -> tuple[Value, list[Node]] | None:
@@ -92,36 +136,6 @@ def constant_source(value: Value) -> tuple[Value, list[Node]] | None:
     return (value, chain[::-1]) if value.is_constant else None
 
 
-def _place_compute(node: Node, rule: OperatorRule, target: Target, placement: Placement) -> None:
-    inputs = [(i, v) for i, v in enumerate(node.inputs) if v is not None]
-    if not any(constant_source(v) is None and rule.input_role(i) in ("activation", "weight") for i, v in inputs):
-        return  # constants only: folding's business
-    for index, value in inputs:
-        role = rule.input_role(index)
-        if role == "weight" and (source := constant_source(value)) is not None:
-            placement.weights.append(_weight_site(node, index, value, source, rule, target))
-        elif role in ("activation", "weight"):
-            placement.activations.setdefault(value, value)
-    placement.nodes[node] = None
-    result = _after_absorbed(node.output, target)
-    if not (rule.float_output and result.is_output):
-        placement.activations.setdefault(result, result)
-
-
-def _weight_site(
-    node: Node, index: int, value: Value, source: tuple[Value, list[Node]], rule: OperatorRule, target: Target
-) -> WeightSite:
-    constant, chain = source
-    rank = value.rank or 1
-    axis = rule.weight_axis(node, rank) if target.weight.per_channel and rank > 1 else None
-    for transpose in reversed(chain):  # the axis as the constant has it
-        if axis is not None:
-            permutation = transpose.attributes.get("perm") or tuple(reversed(range(rank)))
-            axis = permutation[axis]
-    use = Use(chain[0], 0) if chain else Use(node, index)
-    return WeightSite(constant, axis, use)
-
-
 def _after_absorbed(value: Value, target: Target) -> Value:
     while len(value.uses) == 1 and not value.is_output:
         user = value.users[0]
@@ -131,25 +145,55 @@ def _after_absorbed(value: Value, target: Target) -> Value:
     return value
 
 
-def _place_join(node: Node, rule: OperatorRule, target: Target, placement: Placement) -> None:
-    inputs = [v for i, v in enumerate(node.inputs) if v is not None and rule.input_role(i) == "activation"]
-    flowing = [value for value in inputs if not value.is_constant]
-    if not flowing or any(value not in placement.activations for value in flowing):
-        return
-    if any(value.dtype is not DType.FLOAT32 for value in inputs):
-        return
-    for value in inputs:
-        placement.activations.setdefault(value, value)
-    result = _after_absorbed(node.output, target)
-    placement.activations.setdefault(result, result)
-    placement.nodes[node] = None
+def _connected(units: Sequence[Unit]) -> list[Unit]:
+    """The compute units, and all others whose inputs come quantized from them."""
+    chosen: set[Unit] = {unit for unit in units if unit.rule.role == "compute"}
+    quantized = {value for unit in chosen for value in (*unit.results, *unit.activations())}
+    size = -1
+    while size != len(chosen):
+        size = len(chosen)
+        for unit in units:
+            if unit not in chosen and all(v.is_constant or v in quantized for v in unit.activations()):
+                chosen.add(unit)
+                quantized.update(unit.results)
+    return [unit for unit in units if unit in chosen]
 
 
-def _place_passthrough(node: Node, placement: Placement) -> None:
-    source = node.operand(0)
-    if source not in placement.activations:
-        return
-    for value in node.outputs:
-        if value.uses:
-            placement.activations[value] = source
-    placement.nodes[node] = None
+def _place(unit: Unit, target: Target, placement: Placement) -> None:
+    for index, value in enumerate(unit.node.inputs):
+        role = unit.rule.input_role(index)
+        if value is None:
+            continue
+        if role == "activation":
+            uses = placement.activations.setdefault(value, [])
+            if Use(unit.node, index) not in uses:  # there already when an integer kernel makes the value
+                uses.append(Use(unit.node, index))
+        elif role == "weight" and (source := constant_source(value)) is not None:
+            placement.weights.append(_weight_site(unit, index, value, source, target))
+    for value in unit.results:
+        read = [use for use in value.uses if _reads_integers(use, placement)]
+        if unit.rule.float_output and not read:
+            continue
+        placement.activations[value] = read if unit.rule.float_output else list(value.uses)
+    if unit.rule.role == "passthrough" or unit.rule.share_scale:
+        shared = [*unit.activations(), *(value for value in unit.results if value in placement.activations)]
+        placement.scales.union(*shared)
+
+
+def _reads_integers(use: Use, placement: Placement) -> bool:
+    unit = placement.integer.get(use.user) if isinstance(use.user, Node) else None
+    return unit is not None and unit.rule.input_role(use.index) == "activation"
+
+
+def _weight_site(
+    unit: Unit, index: int, value: Value, source: tuple[Value, list[Node]], target: Target
+) -> WeightSite:
+    constant, chain = source
+    rank = value.rank or 1
+    axis = unit.rule.weight_axis(unit.node, rank) if target.weight.per_channel and rank > 1 else None
+    for transpose in reversed(chain):  # the axis as the constant has it
+        if axis is not None:
+            permutation = transpose.attributes.get("perm") or tuple(reversed(range(rank)))
+            axis = permutation[axis]
+    use = Use(chain[0], 0) if chain else Use(unit.node, index)
+    return WeightSite(constant, axis, use)
