@@ -83,6 +83,17 @@ def test_gigabytes_in_between_are_not_computed():
     assert "ConstantOfShape" in ops(d.graph)
 
 
+def test_gigabytes_that_only_the_contents_tell_of_are_not_computed():
+    d = Draft()
+    hits = d.Shape(d.NonZero(d.full(1, 1024)))  # [1, 1024], but no type says so
+    huge = d.ConstantOfShape(d.Mul(hits, d.constant([1 << 12, 1 << 12])))
+    assert not huge.tensor_type.is_static
+    d.output(d.Add(d.input(), d.ReduceSum(huge, keepdims=0)))
+    _, changes = fold(d)
+    assert "larger than memory" in changes.notes[0]
+    assert ops(d.graph) == ["ConstantOfShape", "ReduceSum", "Add"]
+
+
 def test_a_large_result_between_small_ones_is_computed_but_not_kept():
     d = Draft()
     large = d.ConstantOfShape(d.constant([100, 100]))
