@@ -44,10 +44,17 @@ class Scheme:
 
 @dataclass(frozen=True)
 class CostPair:
-    """Nanoseconds per unit of each term, by the kind of kernel."""
+    """Nanoseconds per unit of each term.
+
+    Attributes:
+        float: of the float kernel.
+        integer: of the integer kernel.
+        entering: further ones of the integer kernel when its input comes from float.
+    """
 
     float: Mapping[str, float] = field(default_factory=dict)
     integer: Mapping[str, float] = field(default_factory=dict)
+    entering: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class OperatorRule:
         depthwise: cost of a convolution with one input channel per group.
         grouped: cost of a convolution with more than one group.
         float_output: the integer kernel can write floats.
+        float_output_unless: readers that prevent that.
         share_scale: inputs and outputs have one scale.
         full_rank_bias: constants added to the float output get its rank.
     """
@@ -75,6 +83,7 @@ class OperatorRule:
     depthwise: CostPair | None = None
     grouped: CostPair | None = None
     float_output: bool = False
+    float_output_unless: tuple[str, ...] = ()
     share_scale: bool = False
     full_rank_bias: bool = False
 
@@ -90,6 +99,10 @@ class OperatorRule:
         if not isinstance(axis, int):
             axis = int(axis[str(attribute(node, axis["attribute"]))])
         return axis % rank
+
+    def writes_floats(self, node: Node) -> bool:
+        """True when the integer kernel can leave this node's output float."""
+        return self.float_output and not any(user.op in self.float_output_unless for user in node.output.users)
 
     def cost_of(self, node: Node) -> CostPair:
         """The cost table that fits the node."""
@@ -116,6 +129,7 @@ class Target:
         absorb: operators that a kernel computes on the way out.
         quantize: cost of getting from floats to integers.
         dequantize: cost of getting from integers to floats.
+        passthrough_follows_readers: the backend puts passthroughs on integers where all readers are.
     """
 
     name: str
@@ -127,6 +141,7 @@ class Target:
     absorb: frozenset[str] = frozenset()
     quantize: Mapping[str, float] = field(default_factory=dict)
     dequantize: Mapping[str, float] = field(default_factory=dict)
+    passthrough_follows_readers: bool = False
 
     def rule(self, node: Node) -> OperatorRule | None:
         """The rule for a node, if the target has one."""

@@ -14,7 +14,9 @@ from graphopt.ir import DType
 from graphopt.targets.rules import TERMS, CostPair, InputRole, OperatorRule, Role, Scheme, Target
 
 _FOLDER = Path(__file__).parent
-_KEYS = ("name", "doc", "absorb", "activation", "weight", "bias", "borders", "operators")
+_KEYS = (
+    "name", "doc", "absorb", "activation", "weight", "bias", "borders", "operators", "passthrough_follows_readers",
+)  # fmt: skip
 
 
 def available() -> list[str]:
@@ -59,6 +61,7 @@ def _target(raw: Mapping[str, Any]) -> Target:
         absorb=frozenset(raw.get("absorb", ())),
         quantize=_terms(borders.get("quantize", {}), "borders.quantize."),
         dequantize=_terms(borders.get("dequantize", {}), "borders.dequantize."),
+        passthrough_follows_readers=bool(raw.get("passthrough_follows_readers", False)),
     )
 
 
@@ -95,7 +98,8 @@ def _rule(op: str, raw: Mapping[str, Any]) -> OperatorRule:
     for role in raw["inputs"]:
         _one_of(role, get_args(InputRole), f"{where}inputs")
     pairs = {key: _cost(raw[key], f"{where}{key}.") for key in ("cost", "depthwise", "grouped") if key in raw}
-    return OperatorRule(op=op, **{**raw, **pairs, "inputs": tuple(raw["inputs"])})
+    lists = {key: tuple(raw[key]) for key in ("inputs", "float_output_unless") if key in raw}
+    return OperatorRule(op=op, **{**raw, **pairs, **lists})
 
 
 def _one_of(value: str, allowed: Iterable[str], where: str) -> None:
@@ -104,8 +108,9 @@ def _one_of(value: str, allowed: Iterable[str], where: str) -> None:
 
 
 def _cost(raw: Mapping[str, Any], where: str) -> CostPair:
-    _known(raw, ("float", "integer"), where)
-    return CostPair(*(_terms(raw.get(key, {}), f"{where}{key}.") for key in ("float", "integer")))
+    keys = [field.name for field in fields(CostPair)]
+    _known(raw, keys, where)
+    return CostPair(*(_terms(raw.get(key, {}), f"{where}{key}.") for key in keys))
 
 
 def _terms(raw: Mapping[str, Any], where: str) -> dict[str, float]:

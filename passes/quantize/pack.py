@@ -39,7 +39,8 @@ class PackWeights(Pass):
         packed = _pack_constants(graph)
         moved = _fold_transposes(graph)
         biases = _pack_biases(graph, target) if target.bias is not None else 0
-        counts = {"weights": packed, "transposes": moved, "biases": biases}
+        shaped = _shape_biases(graph, target)
+        counts = {"weights": packed, "transposes": moved, "biases": biases, "bias shapes": shaped}
         return Changes(any(counts.values()), counts=counts)
 
 
@@ -79,6 +80,25 @@ def _fold_transposes(graph: Graph) -> int:
         graph.erase(node)
         graph.sweep([stored])
         count += 1
+    return count
+
+
+def _shape_biases(graph: Graph, target: Target) -> int:
+    """Gives constants that are added to float outputs of integer kernels the output's rank, where the target asks."""
+    count = 0
+    for node in graph.nodes:
+        rule = target.rule(node)
+        if rule is None or not rule.full_rank_bias or _scale_behind(node.input(1)) is None:
+            continue
+        for use in list(node.output.uses):
+            if not isinstance(use.user, Node) or use.user.op != "Add" or use.user.domain:
+                continue
+            added, rank = use.user.operand(1 - use.index), node.output.rank
+            if added.is_constant and added.data is not None and added.rank is not None and added.rank < (rank or 0):
+                data = added.data.reshape([1] * ((rank or 0) - added.rank) + list(added.data.shape))
+                use.user.set_input(1 - use.index, graph.add_constant(data, added.name, dtype=added.dtype))
+                graph.sweep([added])
+                count += 1
     return count
 
 

@@ -103,7 +103,7 @@ def _units(graph: Graph, target: Target, ignore: Sequence[str], placement: Place
         elif rule.role == "passthrough":
             yield Unit(node, rule, tuple(value for value in node.outputs if value.uses))
         else:
-            yield Unit(node, rule, (_after_absorbed(node.output, target),))
+            yield Unit(node, rule, (_after_absorbed(node.output, target),), rule.writes_floats(node))
 
 
 def _can(node: Node, rule: OperatorRule) -> bool:
@@ -172,9 +172,9 @@ def _place(unit: Unit, target: Target, placement: Placement) -> None:
             placement.weights.append(_weight_site(unit, index, value, source, target))
     for value in unit.results:
         read = [use for use in value.uses if _reads_integers(use, placement)]
-        if unit.rule.float_output and not read:
+        if unit.writes_floats and not read:
             continue
-        placement.activations[value] = read if unit.rule.float_output else list(value.uses)
+        placement.activations[value] = read if unit.writes_floats else list(value.uses)
     if unit.rule.role == "passthrough" or unit.rule.share_scale:
         shared = [*unit.activations(), *(value for value in unit.results if value in placement.activations)]
         placement.scales.union(*shared)

@@ -32,11 +32,13 @@ class Unit:
         node: the node.
         rule: the target's rule for it.
         results: what leaves the unit.
+        writes_floats: its integer kernel can leave the results float.
     """
 
     node: Node
     rule: OperatorRule
     results: tuple[Value, ...]
+    writes_floats: bool = False
 
     def activations(self) -> list[Value]:
         """What it reads that has to be quantized, other than weights."""
@@ -132,17 +134,22 @@ def _add_borders(
     target: Target,
 ) -> None:
     made_by = _SINK if producer is None else vertices[producer]
+    reading = {unit.node for unit in readers}
+    only_units = all(use.user in reading for use in value.uses)
+    follows = producer is not None and producer.rule.role == "passthrough" and target.passthrough_follows_readers
     if readers:
         entry = network.vertex()  # on integers when any reader is
-        network.edge(entry, made_by, border_cost(target.quantize, value))
+        held = follows and only_units
+        network.edge(entry, made_by, float("inf") if held else border_cost(target.quantize, value))
         for reader in readers:
             network.edge(vertices[reader], entry, float("inf"))
-    if producer is None or producer.rule.float_output:
+            entering = reader.rule.cost_of(reader.node).entering
+            network.edge(vertices[reader], made_by, nanoseconds(entering, terms_of(reader.node)))
+    if producer is None or producer.writes_floats:
         return
     leaving = network.vertex()  # in float when any reader is
     network.edge(made_by, leaving, border_cost(target.dequantize, value))
     for reader in readers:
         network.edge(leaving, vertices[reader], float("inf"))
-    reading = {unit.node for unit in readers}
-    if any(use.user not in reading for use in value.uses):
+    if not only_units:
         network.edge(leaving, _SINK, float("inf"))
