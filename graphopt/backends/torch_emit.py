@@ -25,6 +25,7 @@ from graphopt.backends.torch_sizes import Sizes
 from graphopt.errors import UnsupportedOperatorError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops import aten, record_of
+from graphopt.ops.unsigned import widened, widens
 
 _NICE = re.compile(r"[A-Za-z]\w*")
 
@@ -207,7 +208,7 @@ class Emitter:
             return self._module(node, *self.plan.calls[node])
         if node.bodies:
             return self.split(emit_control(self, node), len(node.outputs), True)
-        if not node.domain and node.op in CALLS:
+        if not node.domain and node.op in CALLS and not widens(node):
             result = CALLS[node.op](self, node)
             if result is not None:
                 return result if isinstance(result, tuple) else (result,)
@@ -241,8 +242,9 @@ class Emitter:
         assert record is not None and record.compute is not None
         args: list[Any] = [self._argument(node, index) for index in range(len(node.inputs))]
         kwargs = {name: self._literal(name, value) for name, value in node.attributes.items()}
-        if record.counts_outputs:
-            kwargs["outputs"] = len(node.outputs)
+        kwargs |= record.told(node)
+        if widens(node):
+            return self.split(self.call(widened, node.op, *args, **kwargs), len(node.outputs), None)
         if record.inline and not is_builtin(record.compute):
             return self._trace(record.compute, args, kwargs)
         result = self.call(leaf(record), *args, **kwargs)

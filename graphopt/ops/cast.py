@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +32,10 @@ def convert(x: torch.Tensor, dtype: DType, saturate: bool = True, round_mode: st
         round_mode: "up", "down" or "nearest", for float8e8m0 only.
 
     Raises:
-        UnsupportedOperatorError: `dtype` is a string type, which no tensor can hold.
+        UnsupportedOperatorError: `dtype` is none that a tensor can hold.
     """
     if dtype in (DType.STRING, DType.UNDEFINED):
-        raise UnsupportedOperatorError(f"cannot cast to {dtype} with torch", hint="run the model in ONNX Runtime")
+        raise UnsupportedOperatorError(f"no tensor holds elements of type {dtype}")
     if dtype in _FLOAT8:
         return _to_float8(x, dtype, saturate)
     if dtype is DType.FLOAT8E8M0:
@@ -74,7 +75,11 @@ def _to_e8m0(x: torch.Tensor, saturate: bool, round_mode: str) -> torch.Tensor:
 
 
 def to_float4(x: torch.Tensor) -> torch.Tensor:
-    """float32 rounded to the nearest float4e2m1 (0, 0.5, 1, 1.5, 2, 3, 4, 6; ties to even, limited to +-6)."""
+    """float32 rounded to the nearest float4e2m1 (0, 0.5, 1, 1.5, 2, 3, 4, 6; ties to even, limited to +-6).
+
+    The type has no NaN; as in ml_dtypes, which ONNX takes as its reference, NaN becomes -0.
+    """
+    x = torch.where(x.isnan(), -0.0, x)
     size = x.abs().clamp(max=6.0)
     step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
     return torch.copysign(torch.round(size / step) * step, x)
@@ -89,14 +94,68 @@ def _keep_bits(x: torch.Tensor, dtype: DType) -> torch.Tensor:
     return low.to(dtype.torch)
 
 
-def cast(x: torch.Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
-    """ONNX Cast; see `convert`."""
-    return convert(x, DType(to), bool(saturate), round_mode)
+def cast(
+    x: torch.Tensor | np.ndarray, *, to: int, saturate: int = 1, round_mode: str = "up"
+) -> torch.Tensor | np.ndarray:
+    """ONNX Cast; see `convert`. Strings are object arrays: numbers written out, and read as Python reads them."""
+    dtype = DType(to)
+    if dtype is DType.STRING:
+        return strings_of(x)
+    if isinstance(x, np.ndarray):
+        return _numbers_of(x, dtype, bool(saturate), round_mode)
+    return convert(x, dtype, bool(saturate), round_mode)
 
 
-def cast_like(x: torch.Tensor, target: torch.Tensor, *, saturate: int = 1, round_mode: str = "up") -> torch.Tensor:
-    """ONNX CastLike: x in the element type of `target` (of whose carrier, where that is narrower than a byte)."""
-    return convert(x, DType.of(target.dtype), bool(saturate), round_mode)
+def strings_of(x: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The elements written out: integers and truth values as C++ does, floats with the digits that tell them apart."""
+    if isinstance(x, np.ndarray):
+        return x
+    if x.dtype is torch.bfloat16 or x.element_size() == 1 and x.is_floating_point():
+        x = x.float()
+    written = np.empty(x.numel(), dtype=object)
+    written[:] = [_written(each) for each in x.reshape(-1).cpu().numpy()]
+    return written.reshape(tuple(x.shape))
+
+
+def _written(number: Any) -> str:
+    if isinstance(number, np.bool_):
+        return str(int(number))
+    if isinstance(number, np.integer):
+        return str(number)
+    return {"nan": "NaN", "inf": "INF", "-inf": "-INF"}.get(text := str(number), text)
+
+
+def _numbers_of(x: np.ndarray, dtype: DType, saturate: bool, round_mode: str) -> torch.Tensor:
+    words = [text.decode() if isinstance(text, bytes) else text for text in x.reshape(-1)]
+    read = int if dtype.is_integer and dtype.bits == 64 else float
+    kind = torch.int64 if read is int else torch.float64
+    if dtype is DType.UINT64:
+        flat = torch.from_numpy(np.array([int(word) for word in words], dtype=np.uint64))
+    else:
+        flat = convert(torch.tensor([read(word) for word in words], dtype=kind), dtype, saturate, round_mode)
+    return flat.reshape(x.shape)
+
+
+def cast_like(
+    x: torch.Tensor | np.ndarray,
+    target: torch.Tensor | np.ndarray,
+    *,
+    saturate: int = 1,
+    round_mode: str = "up",
+    input_types: Sequence[int] = (),
+) -> torch.Tensor | np.ndarray:
+    """ONNX CastLike: x in the element type of `target` (in `input_types`, which may be narrower than its carrier)."""
+    if isinstance(target, np.ndarray):
+        return strings_of(x)
+    dtype = carried(target, input_types[1] if len(input_types) > 1 else 0)
+    return cast(x, to=dtype, saturate=saturate, round_mode=round_mode)
+
+
+def carried(tensor: torch.Tensor, stated: int) -> DType:
+    """The element type of a tensor: the one `stated`, where `tensor` can be its carrier, else the tensor's own."""
+    dtype = DType(stated)
+    fits = dtype not in (DType.UNDEFINED, DType.STRING) and dtype.torch is tensor.dtype
+    return dtype if fits else DType.of(tensor.dtype)
 
 
 def bit_cast(x: torch.Tensor, *, to: int) -> torch.Tensor:
@@ -163,4 +222,4 @@ register(
     Operator("BitCast", infer_bit_cast, bit_cast, relate_broadcast, elementwise=True),
 )
 
-__all__ = ["bit_cast", "cast", "cast_like", "convert", "to_float4"]
+__all__ = ["bit_cast", "carried", "cast", "cast_like", "convert", "strings_of", "to_float4"]

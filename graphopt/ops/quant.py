@@ -1,17 +1,15 @@
-"""Conversion between numbers and quantized numbers: QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear.
-
-The computation sees tensors only, and types narrower than a byte travel in byte-wide carriers; so a QuantizeLinear to
-such a type states it in ``output_dtype``, even where its zero point would tell.
-"""
+"""Conversion between numbers and quantized numbers: QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 from graphopt.errors import ShapeError
 from graphopt.ir import DType, Node, Shape, TensorType, Value, ValueType
 from graphopt.ir import dims as D
-from graphopt.ops.cast import convert
+from graphopt.ops.cast import carried, convert
 from graphopt.ops.infer import input_type, normalise_axis
 from graphopt.ops.record import Operator, attribute, register
 from graphopt.ops.relation import Axis, DimRef, Relation
@@ -52,12 +50,15 @@ def quantize(
     output_dtype: int = 0,
     precision: int = 0,
     saturate: int = 1,
+    input_types: Sequence[int] = (),
 ) -> torch.Tensor:
     """ONNX QuantizeLinear: ``saturate(round(x / scale) + zero_point)``; see `spread` for the shapes."""
     if output_dtype:
         dtype = DType(output_dtype)
+    elif zero_point is None:
+        dtype = DType.UINT8
     else:
-        dtype = DType.UINT8 if zero_point is None else DType.of(zero_point.dtype)
+        dtype = carried(zero_point, input_types[2] if len(input_types) > 2 else 0)
     divided_as = DType(precision).torch if precision else scale.dtype
     ratio = x.to(divided_as) / spread(scale, x, axis, block_size).to(divided_as)
     if not dtype.is_integer:
@@ -133,12 +134,6 @@ def infer_quantize(node: Node) -> list[ValueType]:
         return [TensorType(stated, x.shape)]
     if node.input(2) is None:
         return [TensorType(DType.UINT8, x.shape)]
-    if 0 < zero_point.bits < 8:
-        raise ShapeError(
-            f"the zero point is {zero_point}, which its carrier does not tell",
-            where=node.describe(),
-            hint=f"set output_dtype to {int(zero_point)}",
-        )
     return [TensorType(zero_point, x.shape)]
 
 

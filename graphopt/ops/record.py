@@ -49,8 +49,10 @@ class Operator:
         domain: dialect; "" is standard ONNX.
         infer: output types.
         compute: the torch computation. Its keyword-only parameters are the operator's attributes, their defaults the
-            attributes' defaults; it returns a tensor, or a tuple with one entry per output. One that takes the keyword
-            `outputs` (not an attribute) is told how many outputs the node has, to save itself the costly rest.
+            attributes' defaults; it returns a tensor, or a tuple with one entry per output. Two keywords are no
+            attributes: one that takes `outputs` is told how many outputs the node has, to save itself the costly rest;
+            one that takes `input_types` is told the element types (as numbers) of the node's inputs, for those that
+            travel in the carrier of another type.
         relate: channel relation, for coupling.
         macs: multiply-accumulates; none means that the operator does no multiply-accumulates worth counting.
         evaluate: contents of small integer outputs (shape arithmetic).
@@ -90,17 +92,28 @@ class Operator:
         return {
             p.name: REQUIRED if p.default is p.empty else p.default
             for p in parameters
-            if p.kind is p.KEYWORD_ONLY and p.name != "outputs"
+            if p.kind is p.KEYWORD_ONLY and p.name not in _TOLD
         }
 
     @cached_property
-    def counts_outputs(self) -> bool:
-        """Whether `compute` takes the keyword `outputs`, the number of outputs of the node."""
+    def _asks(self) -> frozenset[str]:
         try:
-            return self.compute is not None and "outputs" in inspect.signature(self.compute).parameters
+            return _TOLD & (inspect.signature(self.compute).parameters.keys() if self.compute else set())
         except ValueError:
-            return False
+            return frozenset()
 
+    def told(self, node: Node) -> dict[str, Any]:
+        """What `compute` wants to know about `node` besides inputs and attributes, as keyword arguments."""
+        facts: dict[str, Any] = {}
+        if "outputs" in self._asks:
+            facts["outputs"] = len(node.outputs)
+        if "input_types" in self._asks:
+            facts["input_types"] = tuple(0 if v is None else int(v.tensor_type.dtype) for v in node.inputs)
+        return facts
+
+
+#: Keywords of computations that are no attributes.
+_TOLD = frozenset({"outputs", "input_types"})
 
 _RECORDS: dict[tuple[str, str], Operator] = {}
 _DOMAINS: dict[str, Callable[[Node], Operator]] = {}
@@ -155,6 +168,7 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
     Raises UnsupportedOperatorError when the vocabulary cannot compute the operator.
     """
     from graphopt.errors import UnsupportedOperatorError
+    from graphopt.ops.unsigned import any_wide, is_widened, widened
 
     record = record_of(node)
     if record is None or record.compute is None:
@@ -163,6 +177,9 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
             where=node.describe(),
             hint="register an Operator record with a compute function for it",
         )
-    counted = {"outputs": len(node.outputs)} if record.counts_outputs else {}
-    result = record.compute(*inputs, **node.attributes, **counted)
+    keywords = {**node.attributes, **record.told(node)}
+    if is_widened(node.op, node.domain, any_wide(inputs)):
+        result = widened(node.op, *inputs, **keywords)
+    else:
+        result = record.compute(*inputs, **keywords)
     return result if isinstance(result, tuple) else (result,)

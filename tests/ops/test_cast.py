@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from graphopt.errors import ShapeError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, Node, TensorType
-from graphopt.ops import record_of
+from graphopt.ops import execute, record_of
 from graphopt.ops.cast import bit_cast, cast, cast_like
 from tests.ops.oracle import check, graph_of
 
@@ -115,9 +115,37 @@ def test_bit_cast_needs_equal_widths():
         record_of(node).infer(node)
 
 
-def test_strings_are_refused():
-    with pytest.raises(UnsupportedOperatorError, match="string"):
-        cast(torch.zeros(1), to=int(DType.STRING))
+def test_numbers_to_strings():
+    x = np.array([1.5, 3.14159274, 1e-7, 1e20, np.nan, np.inf, -np.inf, 0], np.float32)
+    written = cast(torch.from_numpy(x), to=int(DType.STRING))
+    assert written.dtype == object
+    assert written.tolist() == ["1.5", "3.1415927", "1e-07", "1e+20", "NaN", "INF", "-INF", "0.0"]
+    assert cast(torch.tensor([[1, -2]]), to=int(DType.STRING)).tolist() == [["1", "-2"]]
+    assert cast(torch.tensor([True, False]), to=int(DType.STRING)).tolist() == ["1", "0"]
+    assert cast(torch.tensor(0.1, dtype=torch.bfloat16), to=int(DType.STRING)).item().startswith("0.1")
+
+
+def test_strings_to_numbers():
+    x = np.array([["3.14", "1e-5"], ["INF", "-inf"]], dtype=object)
+    got = cast(x, to=int(DType.FLOAT32))
+    np.testing.assert_array_equal(got.numpy(), np.array([[3.14, 1e-5], [np.inf, -np.inf]], np.float32))
+    assert cast(np.array(["9007199254740993"], dtype=object), to=int(DType.INT64)).tolist() == [2**53 + 1]
+    assert cast(np.array(["18446744073709551615"], dtype=object), to=int(DType.UINT64)).tolist() == [2**64 - 1]
+    assert cast_like(np.array(["2.5"], dtype=object), torch.zeros(1, dtype=torch.float16)).tolist() == [2.5]
+    assert cast_like(torch.tensor([2]), np.array(["x"], dtype=object)).tolist() == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(DType.INT4, [-7, 7]), (DType.FLOAT4E2M1, [6, 6]), (DType.INT8, [9, 7])]
+)
+def test_cast_like_a_type_that_its_carrier_does_not_tell(kind, expected):
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.FLOAT32, (2,)))
+    target = graph.add_input("t", TensorType(kind, (1,)))
+    node = graph.append(Node("CastLike", [x, target]))
+    (got,) = execute(node, [torch.tensor([9.0, 7.0]), torch.zeros(1, dtype=kind.torch)])
+    assert got.tolist() == expected
+    assert record_of(node).infer(node) == [TensorType(kind, (2,))]
 
 
 def test_type_of_a_narrow_cast():
