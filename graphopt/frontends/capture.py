@@ -14,12 +14,24 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.dynamic import Example, argument_names, enlarged, examples_of, resolve, shapes_for_export
+from graphopt.frontends.dynamic import (
+    STAND_INS,
+    Example,
+    argument_names,
+    enlarged,
+    examples_of,
+    resolve,
+    shapes_for_export,
+)
 from graphopt.frontends.export import export, quiet
+from graphopt.frontends.guards import OtherWayError, assumptions
 from graphopt.frontends.lowering import Lowering
 from graphopt.frontends.state import State
 from graphopt.frontends.symbols import Symbols, expression, is_open
-from graphopt.ir import DType, Graph, Leaf, Signature, Value
+from graphopt.ir import Graph, Leaf, Signature, Value
+
+#: `Graph.metadata` key: what the trace assumes about open dimensions (``"n % 2 == 0"``).
+ASSUMES = "torch.assumes"
 
 
 def capture(
@@ -49,12 +61,7 @@ def capture(
     args, kwargs = tuple(args), dict(kwargs or {})
     examples = examples_of(module, args, kwargs)
     resolve(dynamic, examples, argument_names(module, len(args)))
-    values = enlarged(examples)
-    _, spec = pytree.tree_flatten((args, kwargs))
-    larger_args, larger_kwargs = pytree.tree_unflatten(values, spec)
-    shapes = shapes_for_export(module, args, kwargs, examples)
-    program = export(module, larger_args, larger_kwargs, shapes, examples)
-    graph = _build(program, examples, State.of_module(module, program))
+    graph = _trace(module, args, kwargs, examples)
     assert graph.signature is not None
     graph.name = type(module).__name__
     graph.signature = Signature(
@@ -66,6 +73,23 @@ def capture(
         module.training,
     )
     return graph
+
+
+def _trace(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], examples: Sequence[Example]
+) -> Graph:
+    shapes = shapes_for_export(module, args, kwargs, examples)
+    _, spec = pytree.tree_flatten((args, kwargs))
+    refused: OtherWayError | None = None
+    for size in STAND_INS:
+        larger_args, larger_kwargs = pytree.tree_unflatten(enlarged(examples, size), spec)
+        program = export(module, larger_args, larger_kwargs, shapes, examples)
+        try:
+            return _build(program, examples, State.of_module(module, program))
+        except OtherWayError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def from_exported(program: ExportedProgram | str | os.PathLike[str]) -> Graph:
@@ -122,6 +146,9 @@ def _build(program: ExportedProgram, examples: Sequence[Example], state: State) 
     arguments, inputs = _inputs(program, examples, lowering, state)
     results = lowering.run(program.graph_module, arguments)
     outputs = _outputs(program, graph, lowering, list(results))
+    assumed = assumptions(program, examples)
+    if assumed:
+        graph.metadata[ASSUMES] = "; ".join(assumed)
     graph.signature = Signature(program.call_spec.in_spec, program.call_spec.out_spec, inputs, outputs)
     _sweep(graph)
     _finish(graph)
@@ -266,4 +293,4 @@ def _finish(graph: Graph) -> None:
     propagate(graph)
 
 
-__all__ = ["DType", "capture", "from_exported"]
+__all__ = ["ASSUMES", "capture", "from_exported"]

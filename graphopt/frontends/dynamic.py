@@ -179,8 +179,13 @@ def _agree(examples: Sequence[Example]) -> None:
                 )
 
 
-def enlarged(examples: Sequence[Example]) -> list[Any]:
-    """The example values, with open dimensions of extent 0 or 1 made larger: torch takes these two for fixed.
+# What stands for open extents of 0 and 1 while tracing, in the order in which they are tried. The first is no neighbour
+# of 1 and divisible by what code likes to divide by; the second goes the way of small sizes where code has two.
+STAND_INS = (12, 2)
+
+
+def enlarged(examples: Sequence[Example], stand_in: int = STAND_INS[0]) -> list[Any]:
+    """The example values, with open dimensions of extent 0 or 1 as large as `stand_in`: torch takes 0 and 1 for fixed.
 
     A view becomes a tensor of its own, lest torch give sizes to what it is a view of; so does a tensor that is given
     twice, lest torch take two inputs for one.
@@ -195,21 +200,17 @@ def enlarged(examples: Sequence[Example]) -> list[Any]:
         if isinstance(value, torch.Tensor) and (value._is_view() or id(value) in seen):
             value = value.detach().clone()
         seen.add(id(example.value))
-        values.append(_enlarge(example, value, sizes))
+        values.append(_enlarge(example, value, sizes, stand_in))
     return values
 
 
-# Stands for an open extent while tracing: no neighbour of 1, and divisible by what code likes to divide by.
-_TRACED = 12
-
-
-def _enlarge(example: Example, value: Any, sizes: Mapping[str, int]) -> Any:
+def _enlarge(example: Example, value: Any, sizes: Mapping[str, int], stand_in: int) -> Any:
     small = [dim for dim in example.specs if value.shape[dim] <= 1]
     if not small:
         return value
     shape = list(value.shape)
     for dim in small:
-        shape[dim] = sizes.get(example.names.get(dim, ""), _TRACED)
+        shape[dim] = sizes.get(example.names.get(dim, ""), stand_in)
     return value.new_empty(shape)  # tracing looks at types and shapes only
 
 

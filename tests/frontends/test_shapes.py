@@ -1,5 +1,7 @@
 """Converters of views, indexing, joining, reductions and creation against torch."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,7 +70,7 @@ def test_pixels(name):
 
 INDEXING = {
     "slices": lambda x: (x[:, 1:3], x[:, ::2], x[:, -2:], x[:, :-1, 2:5:2], x[:, :], x.narrow(1, 1, 2), x[1:]),
-    "open slices": lambda x: x[:, : x.shape[0] + 1][:, : x.shape[0]].sum(1),
+    "open slices": lambda x: x.repeat(1, 5, 1)[:, x.shape[0] : x.shape[0] * 2 + 1][:, : -x.shape[0]],
     "select": lambda x: (x[:, 0], x[..., -1], x[:, 1, 2], x.select(1, -2), x[-1]),
     "index": lambda x: x[:, [0, 2]] + x[:, torch.tensor([1, -1])],
     "two indices": lambda x: (x[:, [0, 1], [2, 3]], x[:, [[0], [1]], [2, 3]], x[..., [0, 1], :][:, :, [1]]),
@@ -96,6 +98,8 @@ INDEXING = {
     "scatter_add": lambda x: torch.zeros_like(x).scatter_add(1, x.argsort(1) // 2, x),
     "scatter_reduce": lambda x: x.scatter_reduce(1, x.argsort(1) // 2, x, "amax"),
     "index_put": lambda x: x.index_put((torch.tensor([0]), torch.tensor([1])), torch.tensor(7.0)),
+    "index_put of the batch": lambda x: x.index_put((torch.arange(x.shape[0]), x[:, :, 0].argmax(1)), x[:, 0] * 2),
+    "index_put of a number": lambda x: x.index_put((torch.arange(x.shape[0]), x[:, :, 0].argmax(1)), torch.tensor(3.0)),
     "index_add": lambda x: x.index_add(1, torch.tensor([0, 2]), torch.ones(1, 2, 6).expand(x.shape[0], 2, 6)),
     "index_copy": lambda x: x.index_copy(1, torch.tensor([3, 0]), x[:, :2]),
     "index_fill": lambda x: x.index_fill(2, torch.tensor([3, 0]), -1.0),
@@ -179,6 +183,13 @@ CREATION = {
     "large": lambda x: torch.zeros(80, 80) + x.sum(),
     "types": lambda x: (x.to(torch.float64), x.half().float(), x.long(), x.type_as(x.int()), x.bool(), x.to(x.int())),
     "sizes in arithmetic": lambda x: x * x.shape[0] + x.shape[0] / 2 + (x.shape[0] * 3 + 1) // 2 - x.shape[0] % 2,
+    "rounded sizes": lambda x: (
+        torch.zeros(math.ceil(x.shape[0] / 2)),
+        torch.zeros(math.floor(x.shape[0] * 1.5)),
+        torch.zeros(round(x.shape[0] * 1.5), x.shape[0] ** 2),
+        torch.zeros(torch.sym_max(x.shape[0], 3), torch.sym_min(2, x.shape[0])),
+        x[:, -1:] * -x.shape[0],
+    ),
     "max of sizes": lambda x: x.sum() + max(x.shape[0], 3) * 1.0 + x.numel(),
 }
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from graphopt.frontends.aten.registry import NoConversion
+from graphopt.frontends.onnx_attributes import shortest
 from graphopt.ir import Dim, DType, Graph, Node, Origin, Shape, TensorType, Value
 from graphopt.ir import dims as D
 
@@ -48,7 +49,9 @@ class Builder:
         operands = list(inputs)
         while operands and operands[-1] is None:
             operands.pop()
-        node = Node(op, operands, attributes, outputs, origin=self.origin)
+        # ONNX keeps float attributes in single precision; ours have it too, so that a file changes nothing.
+        plain = {name: shortest(told) if isinstance(told, float) else told for name, told in attributes.items()}
+        node = Node(op, operands, plain, outputs, origin=self.origin)
         return list(self.graph.append(node).outputs)
 
     def constant(self, data: torch.Tensor) -> Value:

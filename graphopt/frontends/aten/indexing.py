@@ -137,6 +137,20 @@ class Plan:
             joint.append(open_[0] if open_ else 1)
         return tuple(reversed(joint))
 
+    def block_sizes(self) -> list[Size]:
+        """The joint shape of the indices, open extents read from the index that has them."""
+        block = self.block
+        sizes: list[Size] = []
+        for back in range(len(block), 0, -1):
+            extent = block[-back]
+            if isinstance(extent, int):
+                sizes.append(extent)
+                continue
+            require(extent is not None, "writing at an open number of positions")
+            own = next(i for i in self.indices if rank_of(i) >= back and shape_of(i)[-back] == extent)
+            sizes.append(self.c.size(own, -back))
+        return sizes
+
     def positions(self) -> Value:
         """The indices as a tensor [..., number of indexed dimensions]."""
         c = self.c

@@ -158,8 +158,8 @@ def index_put(
 def _updates(c: Builder, plan: Plan, values: Value) -> Value:
     """The values, broadcast to the part that is written."""
     rest = [c.size(plan.x, axis) for axis in plan.rest]
-    place, block = plan.place, plan.block
-    sizes = rest[:place] + [static(d) for d in block] + rest[place:]
+    place = plan.place
+    sizes = rest[:place] + plan.block_sizes() + rest[place:]
     wanted = tuple(size if isinstance(size, int) else None for size in sizes)
     wide = values if shape_of(values) == wanted else c.expand(values, sizes)
     return plan.unarrange(wide)

@@ -100,7 +100,7 @@ def ceil(c: Builder, a: Operand) -> Value:
 
 
 @converts("builtins.round")
-def round_(c: Builder, a: Operand) -> Value:
+def round_(c: Builder, a: Operand, digits: None = None) -> Value:
     return c.cast(c.emit("Round", c.operand(a, DType.FLOAT64)), DType.INT64)
 
 

@@ -1,0 +1,88 @@
+"""What a trace assumes about open dimensions: torch keeps it as Python text over the inputs' sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from graphopt.errors import CaptureError
+from graphopt.frontends.dynamic import Example
+
+_SOURCE = re.compile(r"L((?:\[[^\]]+\])+)\.size\(\)\[(\d+)\]")
+_KEY = re.compile(r"\['?([^\]']+)'?\]")
+# Tracing takes sizes for neither 0 nor 1; the graph works there all the same.
+_ABOUT_ONE = re.compile(r"(!= [01]|>= [012])$")
+# As far as sizes are tried, and how many may fit a condition that leaves nothing open (a rounded half fits two).
+_TRIED, _FEW = range(2, 257), 2
+
+
+class OtherWayError(CaptureError):
+    """The trace, made with larger sizes than the example's, does not hold for the example."""
+
+
+def assumptions(program: ExportedProgram, examples: Sequence[Example]) -> list[str]:
+    """The conditions under which the traced graph is the module, in the names of the dimensions.
+
+    Raises:
+        CaptureError: the example, with its own sizes, does not meet one, or hardly any size does.
+    """
+    by_name = {example.name: example for example in examples}
+    found = []
+    for guard in getattr(program, "_guards_code", ()):
+        if _ABOUT_ONE.search(guard):
+            continue
+        text = _SOURCE.sub(lambda match: _label(match, by_name), guard)
+        _check_open(guard, text, by_name)
+        _check_example(guard, text, by_name)
+        found.append(text)
+    return found
+
+
+def _place(match: re.Match[str], by_name: dict[str, Example]) -> tuple[Example | None, int]:
+    return by_name.get(".".join(_KEY.findall(match[1]))), int(match[2])
+
+
+def _label(match: re.Match[str], by_name: dict[str, Example]) -> str:
+    example, dim = _place(match, by_name)
+    if example is None:
+        return match[0]
+    return example.names.get(dim, f"{example.name}_{dim}")
+
+
+def _check_example(guard: str, text: str, by_name: dict[str, Example]) -> None:
+    def size(match: re.Match[str]) -> str:
+        example, dim = _place(match, by_name)
+        known = example is not None and isinstance(example.value, torch.Tensor)
+        return str(example.value.shape[dim]) if known and example is not None else "?"
+
+    concrete = _SOURCE.sub(size, guard)
+    if "?" not in concrete and not _holds(concrete):
+        raise OtherWayError(
+            f"the module takes another way where {text} does not hold, as in the example",
+            hint="give an example of the sizes that are wanted, or leave the dimension out of dynamic",
+        )
+
+
+def _check_open(guard: str, text: str, by_name: dict[str, Example]) -> None:
+    if " == " not in guard or "%" in guard or not any(_place(match, by_name)[0] for match in _SOURCE.finditer(guard)):
+        return
+    fits = sum(_holds(_SOURCE.sub(str(size), guard)) for size in _TRIED)
+    if fits <= _FEW:
+        raise CaptureError(
+            f"a dimension cannot be dynamic: the module's code needs {text}",
+            hint="leave it out of dynamic, or compute with the tensor's shape without int() or float()",
+        )
+
+
+def _holds(condition: str) -> bool:
+    """Evaluates a condition that torch printed, with numbers in the place of sizes."""
+    names: dict[str, Any] = {"math": math, "torch": torch, "__builtins__": {"max": max, "min": min, "abs": abs}}
+    try:
+        return bool(eval(condition, names))
+    except (ZeroDivisionError, NameError, AttributeError, TypeError, ValueError):
+        return True
