@@ -219,8 +219,8 @@ def test_what_is_assumed_of_open_dimensions():
     assert graph.metadata == {"torch.assumes": "n > 3"}
     graph = capture(Wrap(lambda x: x if x.shape[0] > 3 else x * 2), (X[:1],), dynamic={"args": [{0: "n"}]})
     assert graph.metadata == {"torch.assumes": "n <= 3"}
+    area = Wrap(lambda x: x if x.shape[0] * x.shape[1] > 7 else x * 2)
     with pytest.raises(CaptureError, match=r"takes another way where a\*b > 7 does not hold, as in the example"):
-        area = Wrap(lambda x: x if x.shape[0] * x.shape[1] > 7 else x * 2)
         capture(area, (X[:1],), dynamic={"args": [{0: "a", 1: "b"}]})
     with pytest.raises(CaptureError, match=r"cannot be dynamic: the module's code needs math\.trunc.* == 2"):
         capture(Wrap(lambda x: torch.zeros(int(x.shape[0] * 0.5))), (X,), dynamic={"args": [{0: "n"}]})
