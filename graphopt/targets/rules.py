@@ -47,13 +47,13 @@ class CostPair:
     """Nanoseconds per unit of each term.
 
     Attributes:
-        float: of the float kernel.
-        integer: of the integer kernel.
+        floats: of the float kernel.
+        integers: of the integer kernel.
         entering: further ones of the integer kernel when its input comes from float.
     """
 
-    float: Mapping[str, float] = field(default_factory=dict)
-    integer: Mapping[str, float] = field(default_factory=dict)
+    floats: Mapping[str, float] = field(default_factory=dict)
+    integers: Mapping[str, float] = field(default_factory=dict)
     entering: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 
-from graphopt.errors import OptionError
-from graphopt.ir import DType, Graph, Value
+from graphopt.errors import OptionError, PassError
+from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.observers import MeanSquareError, MinMax, Observer, Percentile
-from graphopt.passes.quantize.pairs import Pair, pairs
+from graphopt.passes.quantize.pairs import Pair, activation_pairs
 from graphopt.passes.quantize.scales import parameters_of_range
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
-from graphopt.targets import Scheme
+from graphopt.targets import load_target
 
 
 @register("calibrate")
@@ -29,6 +30,7 @@ class Calibrate(Pass):
             rarest at both ends.
         percent: part of the values that percentile keeps, out of 100.
         batches: batches to read at most; 0 reads all.
+        target: the target that the pairs were inserted for.
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -38,28 +40,36 @@ class Calibrate(Pass):
     method: Literal["mse", "minmax", "percentile"] = "mse"
     percent: float = 99.99
     batches: int = 0
+    target: str = "ort-cpu"
 
     def __post_init__(self) -> None:
+        load_target(self.target)
         if not 50 < self.percent <= 100:
             raise OptionError(
                 f"percent is {self.percent:g}", where="calibrate{percent}", hint="give 50 < percent <= 100"
             )
+        if self.batches < 0:
+            raise OptionError(f"batches is {self.batches}", where="calibrate{batches}", hint="give 0 or more")
 
     def run(self, graph: Graph, context: Context) -> Changes:
+        scheme = load_target(self.target).activation
         by_scale: dict[Value, list[Pair]] = {}
-        for pair in pairs(graph):
-            if not _is_weight(pair.source) and pair.scale.is_constant and pair.scale.rank == 0:
-                by_scale.setdefault(pair.scale, []).append(pair)
+        for pair in activation_pairs(graph):
+            if pair.zero_point.dtype is not scheme.dtype:
+                raise PassError(
+                    f"'{pair.source.name}' is quantized to {pair.zero_point.dtype}, target '{self.target}' wants "
+                    f"{scheme.dtype}", where=self.name, hint="give calibrate the target that insert-qdq had",
+                )  # fmt: skip
+            by_scale.setdefault(pair.scale, []).append(pair)
         groups = {scale: [pair.source for pair in members] for scale, members in by_scale.items()}
-        seen = [0]
-        observers = observe(graph, groups, self._samples(context, seen), self._observer)
+        samples = _Samples(context, self.batches)
+        observers = observe(graph, groups, samples, self._observer)
         for scale, members in by_scale.items():
-            scheme = _scheme(members[0])
             new_scale, new_zero = parameters_of_range(*observers[scale].range(scheme), scheme)
             for pair in members:
                 _set(pair.scale, new_scale)
                 _set(pair.zero_point, new_zero)
-        note = f"{len(groups)} scales from {seen[0]} samples"
+        note = f"{len(groups)} scales from {samples.rows} samples"
         return Changes(bool(groups), counts={"scales": len(groups)}, notes=(note,))
 
     def _observer(self) -> Observer:
@@ -67,21 +77,22 @@ class Calibrate(Pass):
             return Percentile(self.percent)
         return MinMax() if self.method == "minmax" else MeanSquareError()
 
-    def _samples(self, context: Context, seen: list[int]):  # type: ignore[no-untyped-def]
-        for number, batch in enumerate(context.progress(context.data, "calibrating", self.batches or None)):
+
+class _Samples:
+    """The inputs of at most `batches` batches (all, when 0), and how many rows they had."""
+
+    def __init__(self, context: Context, batches: int) -> None:
+        self.context = context
+        self.batches = batches
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        shown = self.context.progress(self.context.data, "calibrating", self.batches or None)
+        for number, batch in enumerate(shown):
             if self.batches and number == self.batches:
-                break
-            seen[0] += batch.inputs[0].shape[0] if batch.inputs and batch.inputs[0].dim() else 1
+                return
+            self.rows += batch.inputs[0].shape[0] if batch.inputs and batch.inputs[0].dim() else 1
             yield batch.inputs
-
-
-def _is_weight(value: Value) -> bool:
-    return value.is_constant and value.rank is not None and value.rank > 0 and value.parameter is not None
-
-
-def _scheme(pair: Pair) -> Scheme:
-    dtype = pair.zero_point.dtype
-    return Scheme(dtype, symmetric=dtype.name.startswith("INT") and dtype is not DType.INT64)
 
 
 def _set(value: Value, data: torch.Tensor) -> None:

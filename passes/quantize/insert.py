@@ -87,10 +87,10 @@ def _listed(kinds: Counter[str]) -> str:
 
 def _is_float(node: Node, placement: Placement, target: Target) -> bool:
     """True for a node of the rest: neither placed nor skipped nor absorbed, and computing floats from floats."""
-    if node in placement.integer or node in placement.skipped or node.output.dtype is not DType.FLOAT32:
+    if node in placement.integer or node in placement.skipped or node.op in target.absorb:
         return False
-    absorbed = node.op in target.absorb and node.output in placement.activations
-    return not absorbed and any(value is not None and not value.is_constant for value in node.inputs)
+    flowing = any(value is not None and not value.is_constant for value in node.inputs)
+    return flowing and node.output.dtype is DType.FLOAT32
 
 
 def _insert_activations(graph: Graph, placement: Placement, target: Target, context: Context) -> None:

@@ -151,9 +151,7 @@ class MeanSquareError(Histogram):
         bottom, top = (least - offset) * step, (greatest - offset) * step
         occupied = self.counts.nonzero().flatten()
         edges = self.edges
-        left, right = (
-            _integral(edges[at][None, :], step, bottom, top) for at in (occupied, occupied + 1)
-        )
+        left, right = (_integral(edges[at][None, :], step, bottom, top) for at in (occupied, occupied + 1))
         return ((right - left) * self.counts[occupied]).sum(1) / self.width
 
 

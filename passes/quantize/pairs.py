@@ -71,3 +71,10 @@ def pairs(graph: Graph) -> Iterator[Pair]:
         reader = next((u for u in node.output.users if u.op == "DequantizeLinear" and not u.domain), None)
         if reader is not None:
             yield Pair(node, reader)
+
+
+def activation_pairs(graph: Graph) -> Iterator[Pair]:
+    """The pairs of values that depend on the input, with one constant scale each."""
+    for pair in pairs(graph):
+        if not pair.source.is_constant and pair.scale.is_constant and pair.scale.rank == 0:
+            yield pair

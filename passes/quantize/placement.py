@@ -175,9 +175,21 @@ def _place(unit: Unit, target: Target, placement: Placement) -> None:
         if unit.writes_floats and not read:
             continue
         placement.activations[value] = read if unit.writes_floats else list(value.uses)
-    if unit.rule.role == "passthrough" or unit.rule.share_scale:
-        shared = [*unit.activations(), *(value for value in unit.results if value in placement.activations)]
-        placement.scales.union(*shared)
+    if unit.rule.role == "passthrough" or (unit.rule.share_scale and _alike(unit, target, placement)):
+        results = [value for value in unit.results if value in placement.activations]
+        placement.scales.union(*unit.activations(), *results)
+
+
+def _alike(unit: Unit, target: Target, placement: Placement) -> bool:
+    """True when all that the unit reads, or none of it, comes from absorbed operators."""
+    flags = set()
+    for value in unit.activations():
+        while (maker := placement.integer.get(value.producer) if value.producer else None) is not None:
+            if not (maker.rule.role == "passthrough" or maker.rule.share_scale):
+                break
+            value = maker.node.operand(0)
+        flags.add(value.producer is not None and value.producer.op in target.absorb)
+    return len(flags) == 1 and not any(value.is_constant for value in unit.activations())
 
 
 def _reads_integers(use: Use, placement: Placement) -> bool:
@@ -185,9 +197,7 @@ def _reads_integers(use: Use, placement: Placement) -> bool:
     return unit is not None and unit.rule.input_role(use.index) == "activation"
 
 
-def _weight_site(
-    unit: Unit, index: int, value: Value, source: tuple[Value, list[Node]], target: Target
-) -> WeightSite:
+def _weight_site(unit: Unit, index: int, value: Value, source: tuple[Value, list[Node]], target: Target) -> WeightSite:
     constant, chain = source
     rank = value.rank or 1
     axis = unit.rule.weight_axis(unit.node, rank) if target.weight.per_channel and rank > 1 else None

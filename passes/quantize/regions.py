@@ -2,8 +2,8 @@
 
 Every unit (a node and what its kernel absorbs) is on integers or in float. Either has a cost; so has every value whose
 producer and readers differ, once for all its readers. Such a sum of costs of labels and of differing neighbours is
-minimised exactly by a minimum cut (Greig, Porteous, Seheult 1989): the source's side is on integers. Islands that do not
-pay for their borders fall to float by themselves, and slow kernels stay where leaving and coming back costs more.
+minimised exactly by a minimum cut (Greig, Porteous, Seheult 1989): the source's side is on integers. Islands that do
+not pay for their borders fall to float by themselves, and slow kernels stay where leaving and coming back costs more.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ def cheapest(graph: Graph, units: Sequence[Unit], target: Target) -> Assignment:
     float_ns = 0.0
     for unit, vertex in vertices.items():
         terms, cost = terms_of(unit.node), unit.rule.cost_of(unit.node)
-        in_float = nanoseconds(cost.float, terms)
+        in_float = nanoseconds(cost.floats, terms)
         float_ns += in_float
         network.edge(_SOURCE, vertex, in_float)
-        network.edge(vertex, _SINK, nanoseconds(cost.integer, terms))
+        network.edge(vertex, _SINK, nanoseconds(cost.integers, terms))
     producers = {value: unit for unit in units for value in unit.results}
     for value, readers in _readers(units, producers):
         _add_borders(network, value, producers.get(value), readers, vertices, target)
