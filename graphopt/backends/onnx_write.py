@@ -16,6 +16,7 @@ from graphopt.backends.onnx_forms import form_at
 from graphopt.backends.onnx_names import Names
 from graphopt.backends.onnx_opset import OpVersion, trimmed, version_at, written_outputs
 from graphopt.ir import UNKNOWN, DType, Graph, Node, TensorType, Value
+from graphopt.ops import torch_notes
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_tensor, write_type
 
 #: Constants above this many bytes are weights: nothing in ONNX reads their contents to know a shape.
@@ -92,6 +93,9 @@ class _Writer:
         model.domain, model.doc_string = info.domain, info.doc
         model.model_version = info.model_version
         _set_metadata(model.metadata_props, info.metadata)
+        note = torch_notes.signature_note(self._graph.signature)
+        if note is not None:
+            model.metadata_props.add(key=torch_notes.SIGNATURE, value=note)
         return Draft(model, self._weights)
 
     def _ir_version(self, model: onnx.ModelProto) -> int:
@@ -135,7 +139,7 @@ class _Writer:
     def _constant_node(self, proto: onnx.GraphProto, value: Value) -> None:
         node = proto.node.add(op_type="Constant", output=[self._names.of[value]])
         node.doc_string = value.doc
-        _set_metadata(node.metadata_props, _public(value.metadata))
+        _set_metadata(node.metadata_props, {**_public(value.metadata), **dict(torch_notes.value_notes(value))})
         tensor = write_tensor(_elements(value), dtype=value.dtype)
         node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
         self._dtypes.add(value.dtype)
@@ -161,7 +165,9 @@ class _Writer:
             weight = Weight(write_tensor(data, name, dtype))
         if not value.is_input:
             weight.proto.doc_string = value.doc
-            _set_metadata(weight.proto.metadata_props, _public(value.metadata))
+            _set_metadata(
+                weight.proto.metadata_props, {**_public(value.metadata), **dict(torch_notes.value_notes(value))}
+            )
         if graph is self._graph:
             self._weights.append(weight)
         else:
@@ -227,6 +233,8 @@ class _Writer:
             proto.doc_string = node.doc
         if node.metadata:
             self._node_metadata(node, proto)
+        for key, told in torch_notes.node_notes(node):
+            proto.metadata_props.add(key=key, value=told)
         self._types_of(node, graph)
 
     def _absorb(self, node: Node, written: Sequence[Value | torch.Tensor | None]) -> None:

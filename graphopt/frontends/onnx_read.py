@@ -16,6 +16,7 @@ from graphopt.frontends.onnx_attributes import AttributeReader
 from graphopt.frontends.onnx_order import Step, describe, ordered
 from graphopt.frontends.onnx_upgrade import Upgrade
 from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value
+from graphopt.ops import torch_notes
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
 
 _NO_ORIGIN = Origin()
@@ -36,6 +37,9 @@ def read_model(model: onnx.ModelProto, external: ReadExternal | None, opset: int
     reader = _Reader(model, opset, external)
     graph = reader.graph(model.graph, None)
     graph.model = _model_info(model, opset)
+    note = graph.model.metadata.pop(torch_notes.SIGNATURE, None)
+    if note is not None:
+        graph.signature = torch_notes.read_signature_note(note, len(graph.inputs), len(graph.outputs))
     for value, reason in reader.upgrade.orphans.items():
         if value.uses:
             raise LoadError(reason, where=f"value '{value.name}'", hint="export the model for inference")
@@ -152,8 +156,12 @@ class _Reader:
             graph.append(Node("Constant", attributes={"sparse_value": sparse}, outputs=[value]))
             return value
         data, dtype = read_tensor(proto, self._external)
-        value = graph.add_constant(Value(TensorType(dtype, tuple(data.shape)), name, data))
-        value.doc, value.metadata = proto.doc_string, _metadata(proto.metadata_props)
+        return self._described(graph.add_constant(Value(TensorType(dtype, tuple(data.shape)), name, data)), proto)
+
+    def _described(self, value: Value, proto: onnx.TensorProto | onnx.NodeProto) -> Value:
+        metadata = _metadata(proto.metadata_props)
+        torch_notes.read_value_notes(value, metadata)
+        value.doc, value.metadata = proto.doc_string, metadata
         return value
 
     # -- nodes
@@ -200,7 +208,9 @@ class _Reader:
         )
         node.doc = proto.doc_string
         if proto.metadata_props:
-            node.metadata = _metadata(proto.metadata_props)
+            metadata = _metadata(proto.metadata_props)
+            torch_notes.read_node_notes(node, metadata)
+            node.metadata = metadata
         if _HAS_DEVICES and proto.device_configurations:
             kept = onnx.NodeProto(device_configurations=proto.device_configurations)
             node.metadata[DEVICES] = base64.b64encode(kept.SerializeToString()).decode()
@@ -239,8 +249,7 @@ class _Reader:
         except LoadError as error:
             raise LoadError(error.what, where=describe(proto), hint=error.hint) from None
         value = graph.add_constant(Value(TensorType(dtype, tuple(data.shape)), step.outputs[0], data))
-        value.doc, value.metadata = proto.doc_string, _metadata(proto.metadata_props)
-        self._scope.names[step.outputs[0]] = value
+        self._scope.names[step.outputs[0]] = self._described(value, proto)
         return True
 
     def _border(self, step: Step) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,12 @@ class _Comparison:
         yield from _told(where, "names of attributes", sorted(a.attributes), sorted(b.attributes))
         for name, value in a.attributes.items():
             yield from self._attributes(value, b.attributes[name], f"{where}attribute '{name}': ")
-        yield from _told(where, "number of outputs", len(a.outputs), len(b.outputs))
-        for index, (x, y) in enumerate(zip(a.outputs, b.outputs, strict=True)):
-            yield from self._pair(x, y, f"{where}output {index}: ")
+        outputs = _outputs(a), _outputs(b)
+        yield from _told(where, "number of outputs", len(outputs[0]), len(outputs[1]))
+        for index, (x, y) in enumerate(zip(*outputs, strict=True)):
             yield from _told(f"{where}output {index}: ", "presence", _is_there(x), _is_there(y))
+            if _is_there(x):
+                yield from self._pair(x, y, f"{where}output {index}: ")
         if self._provenance:
             yield from _told(where, "name", a.name, b.name)
             yield from _told(where, "origin", a.origin, b.origin)
@@ -167,6 +169,14 @@ def _short(item: object) -> str:
 
 def _operator(node: Node) -> str:
     return f"{node.domain}::{node.op}" + (f"@{node.overload}" if node.overload else "")
+
+
+def _outputs(node: Node) -> Sequence[Value]:
+    """The outputs up to the last that is there: those after it are left out when written."""
+    count = len(node.outputs)
+    while count > 1 and not _is_there(node.outputs[count - 1]):
+        count -= 1
+    return node.outputs[:count]
 
 
 def _is_there(value: Value) -> bool:
