@@ -109,7 +109,7 @@ def labels(
     An operand is a sequence of: a label; ``(a b)`` for a row-major product; ``_`` for a dimension that neither ties nor
     freezes (a broadcast 1); ``!a`` for a label that is frozen; ``...`` for any number of dimensions tied from the right
     with the other operands' (broadcast ones excepted); ``*`` for any number of frozen dimensions. An operand ``-`` is
-    not related at all. Operands that are left out, and dimensions of unknown extent, are skipped.
+    not related at all. Operands that are left out are skipped; labels on dimensions of unknown extent are frozen.
 
     Args:
         node: the node; its inputs, then its outputs, are the operands in order.
@@ -142,22 +142,35 @@ def _label_operand(
         fill = ["*"] * count if tokens[spread] == "*" else [f"~{count - k}" for k in range(count)]
         tokens[spread : spread + 1] = fill
     if len(tokens) != len(shape):
+        for token in tokens:
+            _freeze_names(relation, token, "an operand of another rank than expected")
         return
     for dim, token in enumerate(tokens):
         extent = shape[dim]
-        if token == "*" or not isinstance(extent, int):
+        if token == "*":
             continue
         if token == "_" or (token.startswith("~") and extent == 1):
             relation.axes[value, dim] = ()
             continue
+        if not isinstance(extent, int):
+            _freeze_names(relation, token, "a size that is known only when the graph runs")
+            continue
         names = token.strip("()").split()
         axes = _axes(names, extent, sizes)
         if axes is None:
+            _freeze_names(relation, token, f"a dimension of {extent} that does not factor as expected")
             continue
         relation.axes[value, dim] = axes
         for name in names:
             if name.startswith("!"):
                 relation.frozen[name.lstrip("!")] = reasons.get(name.lstrip("!"), "")
+
+
+def _freeze_names(relation: Relation, token: str, reason: str) -> None:
+    """What one operand cannot say about a label keeps the other operands from losing its indices."""
+    if token not in ("*", "_"):
+        for name in token.strip("()").split():
+            relation.frozen.setdefault(name.lstrip("!"), reason)
 
 
 def _axes(names: Sequence[str], extent: int, sizes: Mapping[str, Dim]) -> tuple[Axis, ...] | None:
