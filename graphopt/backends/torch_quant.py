@@ -1,4 +1,8 @@
-"""Quantization in torch: Q/DQ pairs as trainable fake quantization, quantized weights as float parameters."""
+"""Quantization in torch: Q/DQ pairs as trainable fake quantization, quantized weights as float parameters.
+
+torch multiplies by the reciprocal of the scale where ONNX divides by the scale: a number that lies halfway between two
+steps, to the last bit, may be rounded to the other one.
+"""
 
 from __future__ import annotations
 
