@@ -2,8 +2,11 @@
 
 import collections
 import copy
+import dataclasses
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -215,6 +218,50 @@ def test_python_arguments_must_be_those_of_the_capture():
     torch.testing.assert_close(module(*args, None, True), want)
     with pytest.raises(DataError, match="'flip' is False, but the model was captured with True"):
         module(*args, flip=False)
+
+
+@dataclasses.dataclass
+class Batch:
+    """A container of the user's own, registered with torch."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+torch.export.register_dataclass(Batch, serialized_type_name="tests.backends.test_torch_emit.Batch")
+
+
+def test_registered_containers_are_taken_and_given():
+    class Swap(nn.Module):
+        def forward(self, batch):
+            return Batch(batch.label * 2, batch.image + 1)
+
+    batch = Batch(torch.randn(2), torch.randn(3))
+    module = to_torch(capture(Swap(), (batch,)))
+    for twin in (module, copy.deepcopy(module)):
+        result = twin(batch)
+        assert type(result) is Batch
+        assert torch.equal(result.image, batch.label * 2)
+        assert torch.equal(result.label, batch.image + 1)
+
+
+def test_a_pickle_is_read_by_a_new_process(tmp_path):
+    """Functions are found by name: torch's, the records', carried operators, and slices with sizes in them."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            y = torch.special.bessel_j0(x)[: x.shape[0] - 1]
+            return torch.nn.functional.max_pool2d(y, 2), torch.linalg.vector_norm(y, dim=1), torch.cumsum(y, 1)
+
+    x = torch.randn(4, 1, 6, 6)
+    module = to_torch(capture(Net(), (x,), dynamic={"x": {0: "n"}}))
+    torch.save((module, x, module(x)), tmp_path / "module.pt")
+    code = (
+        "import sys, torch\n"
+        "module, x, want = torch.load(sys.argv[1], weights_only=False)\n"
+        "assert all(map(torch.equal, module(x), want))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "module.pt")], check=True)
 
 
 def test_arguments_can_be_given_by_name():
