@@ -290,6 +290,10 @@ def _sweep(graph: Graph) -> None:
 def _finish(graph: Graph) -> None:
     from graphopt.analysis.shapes import propagate
 
+    for node in graph.walk():
+        for value in node.outputs if len(node.outputs) > 1 else ():
+            if not value.uses:
+                value.name = ""  # the operator need not compute it
     propagate(graph)
 
 
