@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +23,6 @@ def available() -> list[str]:
     return sorted(file.stem for file in _FOLDER.glob("*.toml"))
 
 
-@cache
 def load_target(name: str) -> Target:
     """Reads a target: a name from `available`, or the path of a TOML file.
 

@@ -181,15 +181,27 @@ def _place(unit: Unit, target: Target, placement: Placement) -> None:
 
 
 def _alike(unit: Unit, target: Target, placement: Placement) -> bool:
-    """True when all that the unit reads, or none of it, comes from absorbed operators."""
-    flags = set()
-    for value in unit.activations():
-        while (maker := placement.integer.get(value.producer) if value.producer else None) is not None:
-            if not (maker.rule.role == "passthrough" or maker.rule.share_scale):
-                break
-            value = maker.node.operand(0)
-        flags.add(value.producer is not None and value.producer.op in target.absorb)
-    return len(flags) == 1 and not any(value.is_constant for value in unit.activations())
+    """True when all that the unit reads comes from the same kind of absorbed operator, or none of it from any."""
+    sources = [_moved_from(value, placement) for value in unit.activations()]
+    return len({_absorbed_by(value, target) for value in sources}) == 1 and not any(v.is_constant for v in sources)
+
+
+def _moved_from(value: Value, placement: Placement) -> Value:
+    """Where the numbers of `value` were computed: before passthroughs, and before joins of alike values."""
+    while value.producer is not None and (maker := placement.integer.get(value.producer)) is not None:
+        if maker.rule.role != "passthrough" and not maker.rule.share_scale:
+            break
+        value = maker.node.operand(0)
+    return value
+
+
+def _absorbed_by(value: Value, target: Target) -> tuple[str, tuple[float, ...]] | None:
+    """The absorbed operator that makes `value`, with its bounds."""
+    node = value.producer
+    if node is None or node.op not in target.absorb:
+        return None
+    bounds = [v.data for v in node.inputs[1:] if v is not None and v.data is not None]
+    return node.op, tuple(float(bound) for bound in bounds)
 
 
 def _reads_integers(use: Use, placement: Placement) -> bool:
