@@ -51,8 +51,10 @@ def bind(graph: Graph, sizes: Mapping[str, int]) -> None:
     names = {n for v in graph.inputs for d in v.tensor_type.shape or () for n in D.free_names(d)}
     for name in sizes:
         if name not in names:
-            raise ShapeError(f"no input has a dimension named '{name}'", hint=f"there are: {', '.join(sorted(names))}")
-    for value in itertools.chain(graph.inputs, *(node.outputs for node in graph.walk())):
+            known = f"there are: {', '.join(sorted(names))}" if names else "all dimensions are numbers"
+            raise ShapeError(f"no input has a dimension named '{name}'", hint=known)
+    inputs = (value for scope in graph.graphs() for value in scope.inputs)
+    for value in itertools.chain(inputs, *(node.outputs for node in graph.walk())):
         kind = value.type
         if isinstance(kind, TensorType) and kind.shape is not None:
             value.type = kind.with_shape(D.substitute(d, sizes) for d in kind.shape)

@@ -61,7 +61,7 @@ def optimize(
     from graphopt.pipeline.context import Context, no_progress
     from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, PrintGraph, Reproducer, Verify
     from graphopt.pipeline.manager import run_pipeline
-    from graphopt.pipeline.progress import rich_progress
+    from graphopt.pipeline.progress import RichProgress
 
     resolve(pipeline)  # what is wrong with it shows before the model is read
     models.check_output(output)
@@ -71,7 +71,7 @@ def optimize(
         instruments.append(Equivalence(tolerance, strict=check is Check.strict))
     if show:
         instruments.append(PrintGraph())
-    progress = no_progress if quiet else rich_progress
+    progress = no_progress if quiet else RichProgress()
     context = Context(graph, str(data) if data is not None else None, seed=seed, progress=progress)
     result = run_pipeline(graph, pipeline, context, instruments)
     models.write(graph, output, opset)

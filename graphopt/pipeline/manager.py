@@ -6,11 +6,20 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 from graphopt.analysis.shapes import propagate
-from graphopt.errors import GraphoptError, OptionError, PassError, nearest
+from graphopt.errors import (
+    DataError,
+    EquivalenceError,
+    GraphoptError,
+    OptionError,
+    PassError,
+    ShapeError,
+    VerifyError,
+    nearest,
+)
 from graphopt.ir import Graph
 from graphopt.pipeline.base import Changes, Pass
 from graphopt.pipeline.context import Context
@@ -87,7 +96,8 @@ def describe(step: Pass | Group) -> str:
     options: dict[str, Any] = {}
     for field in fields(step):
         value = getattr(step, field.name)
-        if value != field.default and not callable(value):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value != default and not callable(value):
             options[field.name] = value
     return str(Step(step.name or type(step).__name__, options))
 
@@ -103,9 +113,11 @@ def run_pipeline(
     Every pass is a transaction: when it, or an instrument's check of it, fails, the graph is as before that pass.
 
     Raises:
+        DataError: a pass needs data that the run was not given; nothing has run then.
         GraphoptError: whatever the pass or a check raised; a foreign exception becomes a PassError that names the pass.
     """
     steps = resolve(pipeline)
+    _check_needs(steps, context)
     text = pipeline if isinstance(pipeline, str) else ",".join(describe(step) for step in steps)
     runner = _Runner(graph, context, tuple(instruments), Report(text))
     with _gc_paused():
@@ -134,27 +146,38 @@ class _Runner:
         self.report = report
 
     def run_all(self, steps: Sequence[Pass | Group]) -> None:
-        flat = sum(1 for _ in _flatten(steps))
-        texts = [describe(step) for step in steps]
-        counter = iter(self.context.progress(range(flat), "passes", flat))
-        for position, step in enumerate(steps):
-            self.run_step(step, counter, ",".join(texts[position:]))
-        for _ in counter:  # lets the progress bar close
-            break
+        count = sum(1 for _ in flatten(steps))
+        progress = self.context.progress(range(count), "passes", count)
+        try:
+            self.run_steps(steps, progress, ())
+        finally:
+            close = getattr(progress, "close", None)
+            if close is not None:  # takes the progress bar away, also when a pass failed
+                close()
 
-    def run_step(self, step: Pass | Group, counter: Iterator[Any], rest: str) -> bool:
-        if isinstance(step, Pass):
-            next(counter, None)
-            return self.run_pass(step, rest)
-        changed_ever = False
-        for _ in range(step.repeat):
-            changed = [self.run_step(each, counter, rest) for each in step.passes]
-            changed_ever |= any(changed)
-            if not any(changed):
+    def run_steps(self, steps: Sequence[Pass | Group], progress: Iterator[Any], rest: Sequence[str]) -> bool:
+        """Runs steps in order; `rest` is the text of what comes after them."""
+        changed = False
+        texts = [describe(step) for step in steps]
+        for position, step in enumerate(steps):
+            after = (*texts[position + 1 :], *rest)
+            if isinstance(step, Group):
+                changed |= self.run_group(step, progress, after)
+            else:
+                next(progress, None)
+                changed |= self.run_pass(step, ",".join((texts[position], *after)))
+        return changed
+
+    def run_group(self, group: Group, progress: Iterator[Any], rest: Sequence[str]) -> bool:
+        changed = False
+        for _ in range(group.repeat):
+            if not self.run_steps(group.passes, progress, rest):
                 break
-        return changed_ever
+            changed = True
+        return changed
 
     def run_pass(self, step: Pass, rest: str) -> bool:
+        """Runs one pass as a transaction; `rest` is the pipeline from it on."""
         entry = PassReport(describe(step))
         self.report.passes.append(entry)
         if not step.applies_to(self.graph):
@@ -163,24 +186,35 @@ class _Runner:
         try:
             with self.graph.transaction():
                 changes = self._run_watched(step, entry)
+        except (VerifyError, ShapeError, EquivalenceError) as error:
+            hint = "; ".join(filter(None, [error.hint, self._hints(step, error, rest)]))
+            raise type(error)(f"after pass '{entry.name}': {error.what}", where=error.where, hint=hint) from error
         except GraphoptError:
             raise
         except Exception as error:
-            hints = [i.failed(step, self.graph, self.context, error, rest) for i in self.instruments]
             raise PassError(
                 f"pass '{entry.name}' failed with {type(error).__name__}: {error}", where=entry.name,
-                hint="; ".join(filter(None, hints)) or "the graph is as before the pass; please report this",
+                hint=self._hints(step, error, rest) or "the graph is as before the pass; please report this",
             ) from error  # fmt: skip
         return changes.modified
+
+    def _hints(self, step: Pass, error: Exception, rest: str) -> str:
+        return "; ".join(
+            filter(None, [i.failed(step, self.graph, self.context, error, rest) for i in self.instruments])
+        )
 
     def _run_watched(self, step: Pass, entry: PassReport) -> Changes:
         for instrument in self.instruments:
             instrument.before(step, self.graph, self.context, entry)
+        version = self.graph.version
         started = time.perf_counter()
         result = step.run(self.graph, self.context)
+        edited = self.graph.version != version
         propagate(self.graph)
         entry.seconds = time.perf_counter() - started
         changes = result if isinstance(result, Changes) else Changes(bool(result))
+        if edited and not changes.modified:  # checks must not be fooled by a pass that keeps its edits to itself
+            changes = replace(changes, modified=True)
         entry.modified, entry.counts, entry.notes = changes.modified, changes.counts, changes.notes
         entry.kept, entry.details = changes.kept, changes.details
         for instrument in self.instruments:
@@ -188,12 +222,22 @@ class _Runner:
         return changes
 
 
-def _flatten(steps: Sequence[Pass | Group]) -> Iterator[Pass]:
+def flatten(steps: Sequence[Pass | Group]) -> Iterator[Pass]:
+    """The passes of a resolved pipeline, one by one."""
     for step in steps:
         if isinstance(step, Group):
-            yield from _flatten(step.passes)
+            yield from flatten(step.passes)
         else:
             yield step
 
 
-__all__ = ["Group", "describe", "format_value", "resolve", "run_pipeline"]
+def _check_needs(steps: Sequence[Pass | Group], context: Context) -> None:
+    for step in flatten(steps):
+        if "data" in step.needs and not context.has_data:
+            raise DataError(
+                f"pass '{describe(step)}' needs data and the run was given none", where=step.name,
+                hint="pass data=..., or --data FILE.npz",
+            )  # fmt: skip
+
+
+__all__ = ["Group", "describe", "flatten", "format_value", "resolve", "run_pipeline"]

@@ -10,7 +10,7 @@ from graphopt.pipeline.base import Pass
 from graphopt.pipeline.context import Context, no_progress
 from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, Verify
 from graphopt.pipeline.manager import run_pipeline
-from graphopt.pipeline.progress import rich_progress
+from graphopt.pipeline.progress import RichProgress
 from graphopt.pipeline.report import Report
 
 
@@ -48,7 +48,7 @@ def optimize(
         GraphoptError: a subclass that says what went wrong; the graph is then as it was before the pass that failed.
     """
     context = Context(
-        graph, data, seed=seed, evaluate=evaluate, progress=rich_progress if progress else no_progress, **options
+        graph, data, seed=seed, evaluate=evaluate, progress=RichProgress() if progress else no_progress, **options
     )
     watching: list[Instrument] = [Verify(), CostDelta()]
     if check:

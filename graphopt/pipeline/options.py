@@ -6,10 +6,12 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from graphopt.errors import OptionError, nearest
 from graphopt.pipeline.base import Pass
+from graphopt.pipeline.text import format_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,10 @@ def build(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
             f"pass '{cls.name}' needs option '{missing[0].replace('_', '-')}'",
             hint=f"write {cls.name}{{{missing[0].replace('_', '-')}=...}}",
         )
-    return cls(**values)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:  # what a pass's own checks raise
+        raise OptionError(str(error), where=cls.name) from error
 
 
 def convert(raw: Any, kind: Any, where: str) -> Any:
@@ -103,8 +108,9 @@ def convert(raw: Any, kind: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _convert_union(raw, args, where)
     if origin is typing.Literal:
-        if raw in args:
-            return raw
+        for choice in args:
+            if raw == choice or (isinstance(choice, str) and format_value(raw) == choice):  # `none` may be a word
+                return choice
         hint = nearest(str(raw), [str(a) for a in args]) or f"one of: {', '.join(map(str, args))}"
         raise OptionError(f"'{raw}' is not a choice", where=where, hint=hint)
     if origin in (tuple, list):
@@ -144,11 +150,13 @@ def _convert_plain(raw: Any, kind: Any, where: str) -> Any:
             if isinstance(raw, bool) or (kind is int and isinstance(raw, float) and raw != int(raw)):
                 raise ValueError
             return kind(raw)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             wanted = "a whole number" if kind is int else "a number"
             raise OptionError(f"'{raw}' is not {wanted}", where=where) from None
     if kind is str:
-        return raw if isinstance(raw, str) else str(raw)
+        return raw if isinstance(raw, str) else format_value(raw)
+    if kind is Path and isinstance(raw, (str, Path)):
+        return Path(raw)
     if isinstance(kind, type) and isinstance(raw, kind):
         return raw
     if callable(raw):  # callables (a custom loss, a teacher module) can be given from Python only

@@ -66,10 +66,6 @@ def _check_free(name: str, cls: type[Pass] | None) -> None:
         raise PipelineError(f"pass name '{name}' is taken by an alias", where=name)
 
 
-def _path(cls: type[Pass]) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
-
-
 def load_plugins() -> None:
     """Imports every installed package that offers passes; done once, when a name is first looked up.
 

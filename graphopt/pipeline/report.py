@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 
@@ -95,10 +96,8 @@ class Report:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        from dataclasses import asdict
-
-        return {"pipeline": self.pipeline, "passes": [asdict(entry) for entry in self.passes]}
+        """Plain data, for JSON; an infinite figure is the text "inf"."""
+        return {"pipeline": self.pipeline, "passes": [_plain(vars(entry)) for entry in self.passes]}
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -116,6 +115,20 @@ class Report:
         if idle:
             lines.append(f"  {idle} passes had nothing to do")
         return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dicts, sequences as lists, dataclasses as dicts of their fields; numpy's numbers as Python's."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, (str, int)) else str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)  # JSON has no word for infinity
+    item = getattr(value, "item", None)
+    return _plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else value
 
 
 def _line(entry: PassReport) -> str:

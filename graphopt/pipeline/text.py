@@ -11,7 +11,7 @@ Grammar:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +105,7 @@ class _Reader:
         if self.index < len(self.tokens) and self.tokens[self.index][0] == "string":
             raw = self.tokens[self.index][1]
             self.index += 1
-            return re.sub(r"\\(.)", r"\1", raw[1:-1])
+            return re.sub(r"\\(.)", r"\1", raw[1:-1], flags=re.DOTALL)
         return literal(self.word("a value"))
 
     def pair(self) -> tuple[Any, Any]:
@@ -113,7 +113,7 @@ class _Reader:
         self.expect(":")
         return key, self.value()
 
-    def sequence(self, close: str, item: Any) -> list[Any]:
+    def sequence(self, close: str, item: Callable[[], Any]) -> list[Any]:
         items: list[Any] = []
         if self.take(close):
             return items
@@ -123,19 +123,21 @@ class _Reader:
                 return items
             self.expect(",")
 
-    def option(self) -> tuple[str, Any]:
-        name = self.word("an option name")
-        self.expect("=")
-        return name, self.value()
-
     def step(self) -> Step:
         name = self.word("a pass name")
-        options = self.sequence("}", self.option) if self.take("{") else []
-        names = [option for option, _ in options]
-        twice = next((n for n in names if names.count(n) > 1), None)
-        if twice is not None:
-            raise self.error(f"option '{twice}' is given twice", 0)
-        return Step(name, dict(options))
+        options: dict[str, Any] = {}
+
+        def option() -> None:
+            start = self.index
+            key = self.word("an option name")
+            if key.replace("_", "-") in {each.replace("_", "-") for each in options}:
+                raise self.error(f"option '{key}' is given twice", self.tokens[start][2])
+            self.expect("=")
+            options[key] = self.value()
+
+        if self.take("{"):
+            self.sequence("}", option)
+        return Step(name, options)
 
 
 def literal(word: str) -> Any:

@@ -18,7 +18,7 @@ class Difference:
         max_abs: largest absolute difference.
         max_rel: `max_abs` over the largest magnitude of the reference (1 when it is all zero).
         sqnr: signal to quantization noise ratio in dB; infinite for equal results.
-        shapes_equal: all shapes agree.
+        shapes_equal: all shapes and element types agree.
     """
 
     max_abs: float
@@ -33,11 +33,11 @@ class Difference:
 
 def difference(got: torch.Tensor, want: torch.Tensor) -> Difference:
     """Compares two tensors; NaN agrees with NaN and infinity with the same infinity."""
-    if got.shape != want.shape:
+    if got.shape != want.shape or got.dtype != want.dtype:
         return Difference(math.inf, math.inf, -math.inf, shapes_equal=False)
     if want.numel() == 0:
         return Difference(0.0, 0.0, math.inf)
-    a, b = got.detach().double(), want.detach().double()
+    a, b = _real(got), _real(want)
     same = (a == b) | (a.isnan() & b.isnan())
     error = torch.where(same, torch.zeros_like(a), a - b)
     finite = torch.where(b.isfinite(), b, torch.zeros_like(b))
@@ -50,8 +50,16 @@ def difference(got: torch.Tensor, want: torch.Tensor) -> Difference:
     return Difference(max_abs, max_abs / scale, sqnr)
 
 
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.to(torch.complex128)) if tensor.is_complex() else tensor.double()
+
+
 def compare(got: Sequence[Any], want: Sequence[Any]) -> Difference:
-    """The worst difference over several outputs; outputs that are no tensors must be equal."""
+    """The worst difference over several outputs; outputs that are no tensors must be equal.
+
+    Raises ValueError when there are more of one than of the other.
+    """
     worst = Difference(0.0, 0.0, math.inf)
     for mine, theirs in zip(got, want, strict=True):
         if not isinstance(mine, torch.Tensor) or not isinstance(theirs, torch.Tensor):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.errors import UnsupportedOperatorError
-from graphopt.ir import Graph, Node, Value
+from graphopt.ir import DType, Graph, Node, Value
 
 Runner = Callable[[Graph, dict[Value, Any], None], list[Any]]
 
@@ -56,9 +56,12 @@ def _run_loop(node: Node, arguments: Sequence[Any], env: dict[Value, Any], runne
     return (*carried, *stacked)
 
 
-def _empty(value: Value) -> torch.Tensor:
+def _empty(value: Value, axis: int = 0) -> torch.Tensor:
+    """What no iteration at all stacks along `axis`."""
     shape = [d if isinstance(d, int) else 0 for d in value.shape or ()]
-    return torch.empty([0, *shape], dtype=value.dtype.torch)
+    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, 0)
+    dtype = DType.FLOAT32 if value.dtype is DType.UNDEFINED else value.dtype
+    return torch.empty(shape, dtype=dtype.torch)
 
 
 def _run_scan(node: Node, arguments: Sequence[Any], env: dict[Value, Any], runner: Runner) -> tuple[Any, ...]:
@@ -81,7 +84,9 @@ def _run_scan(node: Node, arguments: Sequence[Any], env: dict[Value, Any], runne
         for column, result in zip(columns, results[len(states) :], strict=True):
             column.append(result)
     stacked = [
-        torch.stack(column[:: -1 if reverse else 1], axis)
-        for column, axis, reverse in zip(columns, out_axes, out_reverse, strict=True)
+        torch.stack(column[:: -1 if reverse else 1], axis) if column else _empty(value, axis)
+        for column, axis, reverse, value in zip(
+            columns, out_axes, out_reverse, body.outputs[len(states) :], strict=True
+        )
     ]
     return (*states, *stacked)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from graphopt.errors import DataError, GraphoptError, PassError
@@ -27,7 +28,7 @@ def run(
 
     Args:
         graph: the outermost graph.
-        inputs: tensors by position or by input name; inputs with a default may be left out.
+        inputs: tensors or numpy arrays by position or by input name; inputs with a default may be left out.
         hook: called after each node of the outermost graph.
         constants: tensors to use in place of the data of some constants.
 
@@ -83,8 +84,13 @@ def bind_inputs(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any]) -> dict
     for value, tensor in zip(graph.inputs, given, strict=True):
         if tensor is None and value.data is None:
             raise DataError(f"input '{value.name}' is missing", hint=f"the graph's inputs are: {', '.join(names)}")
-        bound[value] = value.data if tensor is None else tensor
+        bound[value] = value.data if tensor is None else _as_tensor(tensor)
     return bound
+
+
+def _as_tensor(item: Any) -> Any:
+    is_numbers = isinstance(item, np.ndarray) and item.dtype.kind in "biufc"
+    return torch.from_numpy(item if item.flags.writeable else item.copy()) if is_numbers else item
 
 
 def _run(graph: Graph, env: dict[Value, Any], hook: Hook | None) -> list[Any]:

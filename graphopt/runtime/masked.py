@@ -7,7 +7,7 @@ restricted to the kept ones. The pruned graph and the coupling that led to it pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,34 +30,75 @@ def run_masked(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Ke
         kept: for constants, by name.
         values: for the inputs of normalisations over pruned channels, by name.
     """
-    constants = {
-        value: _zeroed(value.data, kept[value.name])
-        for value in graph.constants
-        if value.name in kept and value.data is not None
-    }
-    tensors: dict[Value, Any] = {**constants, **bind_inputs(graph, inputs)}
+    outputs = _Masked(graph, inputs, kept, values).run()
+    if all(_is_finite(each) for each in outputs):
+        return outputs
+    # Zero is no argument of Log, Reciprocal or Div: what became infinite on the way is no contribution either.
+    finite: set[Value] = set()
 
-    def restrict(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-        record = record_of(node)
-        source = node.input(0)
-        if record is not None and record.normalises is not None and source is not None:
-            dims = [d for d in record.normalises(node) if d in values.get(source.name, {})]
-            if dims:
-                results = _restricted(node, tensors, {d: values[source.name][d] for d in dims}, results, kept)
-        for value, result in zip(node.outputs, results, strict=False):
-            tensors[value] = result
+    def note(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        finite.update(value for value, each in zip(node.outputs, results, strict=False) if _is_finite(each))
         return results
 
-    return run_graph(graph, inputs, hook=restrict, constants=constants)
+    run_graph(graph, inputs, hook=note)
+    return _Masked(graph, inputs, kept, values, finite).run()
+
+
+def _is_finite(tensor: Any) -> bool:
+    return not isinstance(tensor, torch.Tensor) or bool(torch.isfinite(tensor).all())
+
+
+class _Masked:
+    """One run of the masked original; values in `finite` have their infinite elements replaced by zero."""
+
+    def __init__(
+        self, graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept,
+        finite: Collection[Value] = (),
+    ) -> None:  # fmt: skip
+        self.graph, self.inputs, self.kept, self.values, self.finite = graph, inputs, kept, values, finite
+        self.constants = {
+            value: _zeroed(value.data, kept[value.name])
+            for value in graph.constants
+            if value.name in kept and value.data is not None
+        }
+        # A tensor is needed again only where a normalisation that is to be restricted reads it.
+        self.wanted = {value for node in graph.nodes if self._dims(node) for value in node.inputs}
+        self.tensors: dict[Value, Any] = {**self.constants, **bind_inputs(graph, inputs)}
+
+    def run(self) -> list[Any]:
+        return run_graph(self.graph, self.inputs, hook=self._adjust, constants=self.constants)
+
+    def _dims(self, node: Node) -> dict[int, Sequence[int]]:
+        """The pruned dimensions that the statistics of a normalisation run over, with what is kept of them."""
+        record, source = record_of(node), node.input(0)
+        if record is None or record.normalises is None or source is None or source.name not in self.values:
+            return {}
+        pruned = self.values[source.name]
+        return {dim: pruned[dim] for dim in record.normalises(node) if dim in pruned}
+
+    def _adjust(self, node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        dims, source = self._dims(node), node.input(0)
+        if dims:
+            results = _restricted(node, self.tensors, dims, results, self.kept)
+        elif node.op == "DequantizeLinear" and source in self.constants:
+            # Zero stands for a number of its own where the zero point is another.
+            results = (_zeroed(results[0], self.kept[source.name]),)
+        pairs = list(zip(node.outputs, results, strict=False))
+        if self.finite:
+            pairs = [(v, torch.where(r.isfinite(), r, 0) if v in self.finite and r.is_floating_point() else r)
+                     for v, r in pairs]  # fmt: skip
+        self.tensors.update((value, result) for value, result in pairs if value in self.wanted)
+        return tuple(result for _, result in pairs)
 
 
 def _zeroed(data: torch.Tensor, kept: Mapping[int, Sequence[int]]) -> torch.Tensor:
-    mask = torch.ones([1] * data.dim(), dtype=torch.bool)
+    """`data` with zeros at the indices that are not kept of some dimension."""
+    stays = torch.ones([1] * data.dim(), dtype=torch.bool)
     for dim, indices in kept.items():
         line = torch.zeros(data.shape[dim], dtype=torch.bool)
         line[torch.as_tensor(indices, dtype=torch.long)] = True
-        mask = mask & line.view([-1 if d == dim else 1 for d in range(data.dim())])
-    return torch.where(mask, data, torch.zeros((), dtype=data.dtype))
+        stays = stays & line.view([-1 if d == dim else 1 for d in range(data.dim())])
+    return torch.where(stays, data, torch.zeros((), dtype=data.dtype))
 
 
 def _restricted(

@@ -59,7 +59,10 @@ class OrtSession:
         return [each.name for each in self._session.get_inputs()]
 
     def run(self, inputs: Sequence[Any] | Mapping[str, Any]) -> list[np.ndarray]:
-        """Computes the outputs; inputs are tensors or arrays, by position or by name. Raises DataError for bad ones."""
+        """Computes the outputs; inputs are tensors or arrays, by position or by name.
+
+        Raises DataError for inputs that are missing or that ONNX Runtime refuses.
+        """
         names = self.input_names
         named = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
         missing = [name for name in names if name not in named]
@@ -69,7 +72,10 @@ class OrtSession:
             name: array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
             for name, array in named.items()
         }
-        return list(self._session.run(None, feed))
+        try:
+            return list(self._session.run(None, feed))
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise DataError(f"ONNX Runtime cannot run the model on these inputs: {error}") from error
 
 
 def kernel_counts(model: str | Path | bytes | onnx.ModelProto) -> Counter[str]:

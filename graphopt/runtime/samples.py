@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from graphopt.errors import DataError
 from graphopt.ir import DType, Graph, TensorType, Value
 from graphopt.ir import dims as D
 
@@ -20,6 +21,9 @@ def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None 
         graph: the graph.
         seed: of the random numbers.
         sizes: sizes of named dimensions; the others, and unknown ones, are 2.
+
+    Raises:
+        DataError: an input is no tensor of numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     return [_example(value, generator, sizes or {}) for value in graph.inputs]
@@ -28,7 +32,13 @@ def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None 
 def _example(value: Value, generator: torch.Generator, sizes: Mapping[str, int]) -> torch.Tensor:
     if value.data is not None:
         return value.data
-    kind = value.type if isinstance(value.type, TensorType) else TensorType(DType.FLOAT32, ())
+    kind = value.type
+    if not isinstance(kind, TensorType) or kind.dtype is DType.STRING:
+        raise DataError(
+            f"input '{value.name}' is {kind}, for which nothing can be made up", where=value.name, hint="give data"
+        )
+    if kind.dtype is DType.UNDEFINED:
+        kind = TensorType(DType.FLOAT32, kind.shape)
     shape = [_extent(dim, sizes) for dim in kind.shape or ()]
     if kind.dtype is DType.BOOL:
         return torch.ones(shape, dtype=torch.bool)

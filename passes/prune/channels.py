@@ -64,7 +64,7 @@ class PruneChannels(Pass):
         groups, notes = eligible(coupling, self.ignore, self.ratio)
         if not groups:
             raise PassError("nothing can be pruned", where=self.name, hint=explain_frozen(coupling))
-        scores = score_components(coupling, find_criterion(self.criterion), context)
+        scores = score_components(coupling, find_criterion(self.criterion), context, groups)
         if self.scope == "uniform":
             components = select_uniform(groups, scores, self.ratio, self.round_to)
         else:

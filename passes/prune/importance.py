@@ -16,6 +16,7 @@ from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.analysis.coupling.atoms import Factor
 from graphopt.errors import DataError, OptionError, nearest
 from graphopt.ir import Value
+from graphopt.ops import execute
 from graphopt.pipeline import Context
 
 #: Scores of a weight's elements (same shape, floating point, non-negative).
@@ -69,28 +70,55 @@ def _data(weight: Value) -> torch.Tensor:
     return weight.data.detach().float()
 
 
-def score_components(coupling: ChannelCoupling, rule: Criterion, context: Context) -> np.ndarray:
-    """Scores every component.
+def score_components(
+    coupling: ChannelCoupling, rule: Criterion, context: Context, groups: Sequence[Group]
+) -> np.ndarray:
+    """Scores the components of `groups`; the others' scores mean nothing.
 
     Weights proper (two dimensions and more) count; biases and normalisation parameters only decide where a component
-    has nothing else, so that a torch model and its ONNX file, which differ in these, are ranked alike.
+    has nothing else, so that a torch model and its ONNX file, which differ in these, are ranked alike. Quantized
+    weights count as what they stand for.
 
     Raises:
-        DataError: a weight holds NaN or infinity.
+        DataError: a weight of one of the groups holds NaN or infinity.
     """
-    scores = np.zeros(coupling.atoms.count)
-    fallback = np.zeros(coupling.atoms.count)
-    cache: dict[Value, torch.Tensor] = {}
+    atoms = coupling.atoms
+    wanted = np.zeros(atoms.components, dtype=bool)
+    for group in groups:
+        wanted[group.components] = True
+    scores, fallback = np.zeros(atoms.count), np.zeros(atoms.count)
+    proper = np.zeros(atoms.count, dtype=bool)
+    dims: dict[Value, list[tuple[int, list[Factor]]]] = {}
     for value, dim, factors in coupling.constants():
-        if not value.dtype.is_float or value.data is None:
+        if any(wanted[atoms.component[factor.atoms]].any() for factor in factors):
+            dims.setdefault(value, []).append((dim, factors))
+    for value, places in dims.items():
+        stands_for = _dequantized(value)
+        if stands_for is None:
             continue
-        if value not in cache:
-            cache = {value: _finite(rule(value, context), value)}
-        total = scores if (value.rank or 0) >= 2 else fallback
-        _add_scores(total, cache[value], dim, factors)
-    per_component = np.bincount(coupling.atoms.component, scores, coupling.atoms.components)
-    rest = np.bincount(coupling.atoms.component, fallback, coupling.atoms.components)
-    return np.where(per_component > 0, per_component, rest)
+        elements = _finite(rule(stands_for, context), value)
+        is_proper = (value.rank or 0) >= 2
+        for dim, factors in places:
+            _add_scores(scores if is_proper else fallback, elements, dim, factors)
+            for factor in factors if is_proper else ():
+                proper[factor.first : factor.first + factor.size] = True
+    has_proper = np.bincount(atoms.component, proper, atoms.components) > 0
+    totals = (np.bincount(atoms.component, each, atoms.components) for each in (scores, fallback))
+    return np.where(has_proper, *totals)
+
+
+def _dequantized(value: Value) -> Value | None:
+    """The floating-point weight that a constant is, or stands for; ``None`` for indices, masks and the like."""
+    if value.data is None:
+        return None
+    if value.dtype.is_float and value.dtype.bits > 8:
+        return value
+    node = next((user for user in value.users if user.op == "DequantizeLinear" and user.input(0) is value), None)
+    read = [] if node is None else [each for each in node.inputs if each is not None]
+    if node is None or any(each.data is None for each in read):
+        return None
+    (tensor,) = execute(node, [None if each is None else each.data for each in node.inputs])
+    return Value.constant(tensor, value.name)
 
 
 def _finite(scores: torch.Tensor, value: Value) -> torch.Tensor:

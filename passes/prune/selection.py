@@ -80,18 +80,20 @@ def select_global(
     if not groups:
         return np.zeros(0, dtype=np.int64)
     members = np.concatenate([group.components for group in groups])
-    threshold = np.sort(scores[members], kind="stable")[min(int(ratio * len(members)), len(members) - 1)]
+    lowest = np.zeros(len(scores), dtype=bool)
+    lowest[members[np.argsort(scores[members], kind="stable")[: int(ratio * len(members) + 1e-9)]]] = True
     removed = []
     for group in groups:
-        below = int((scores[group.components] < threshold).sum())
-        limit = _count(len(group), max_ratio, 1)
-        count = _count(len(group), min(below, limit) / len(group), round_to)
+        count = min(int(lowest[group.components].sum()), _count(len(group), max_ratio, 1))
+        count = len(group) - _rounded(len(group) - count, len(group), round_to)
         removed.append(group.components[np.argsort(scores[group.components], kind="stable")[:count]])
     return np.concatenate(removed)
 
 
 def _count(size: int, ratio: float, round_to: int) -> int:
     """Components to remove of `size`, so that a multiple of `round_to` stays (all, where fewer would remain)."""
-    keep = max(size - int(ratio * size + 1e-9), 1)
-    keep = min(-(-keep // round_to) * round_to, size)
-    return size - keep
+    return size - _rounded(max(size - int(ratio * size + 1e-9), 1), size, round_to)
+
+
+def _rounded(keep: int, size: int, round_to: int) -> int:
+    return min(-(-keep // round_to) * round_to, size)
