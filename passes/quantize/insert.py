@@ -44,7 +44,6 @@ class InsertQDQ(Pass):
         load_target(self.target)
 
     def run(self, graph: Graph, context: Context) -> Changes:
-        unique_names(graph)
         target = load_target(self.target)
         if any(True for _ in pairs(graph)):
             raise PassError(
@@ -59,6 +58,7 @@ class InsertQDQ(Pass):
         report = _report(graph, placement, target)
         if not placement.integer:
             return report
+        unique_names(graph)
         _insert_activations(graph, placement, target, context)
         _insert_weights(graph, placement.weights, target)
         return report
