@@ -84,7 +84,7 @@ def _message(path: str, info: onnx.ValueInfoProto) -> Any:
 
 
 def value_of(given: Any) -> Any:
-    """What graphopt works on: tensors, object arrays of strings, lists for sequences, ``None`` for an empty optional."""
+    """What graphopt works on: tensors, object arrays of strings, lists for sequences, ``None`` for empty optionals."""
     match given:
         case None:
             return None

@@ -23,9 +23,9 @@ from graphopt.backends.torch_module import TorchModule
 from graphopt.backends.torch_plan import Plan, build, plan
 from graphopt.backends.torch_sizes import Sizes
 from graphopt.errors import UnsupportedOperatorError
-from graphopt.ir import Graph, Node, Value
+from graphopt.ir import DType, Graph, Node, Value
 from graphopt.ops import aten, record_of
-from graphopt.ops.unsigned import widened, widens
+from graphopt.ops.dispatch import stand_in
 
 _NICE = re.compile(r"[A-Za-z]\w*")
 
@@ -110,7 +110,7 @@ class Emitter:
         sizes: dimensions as integers.
         env: what stands for each value: an fx node.
         pairs: fake-quantized values, by QuantizeLinear.
-        specs: pytree specifications that the module has to hold, by attribute.
+        specs: what else the module has to hold, by attribute: pytree specifications, arrays of strings.
     """
 
     def __init__(self, graph: Graph, plan: Plan, root: nn.Module) -> None:
@@ -174,10 +174,9 @@ class Emitter:
         if value in self.plan.keys:
             return self.attribute(self.plan.keys[value])
         if value.data is None:
-            raise UnsupportedOperatorError(
-                "torch has no tensors of strings", where=f"constant '{value.name}'",
-                hint="remove what reads it, or keep the model in ONNX",
-            )  # fmt: skip
+            key = f"_strings_{len(self.specs)}"
+            self.specs[key] = value.strings
+            return self.fx.create_node("get_attr", key)
         return self.buffer(value.data, value.name)
 
     def operands(self, node: Node) -> list[fx.Node | None]:
@@ -208,7 +207,7 @@ class Emitter:
             return self._module(node, *self.plan.calls[node])
         if node.bodies:
             return self.split(emit_control(self, node), len(node.outputs), True)
-        if not node.domain and node.op in CALLS and not widens(node):
+        if not node.domain and node.op in CALLS and stand_in(node) is None:
             result = CALLS[node.op](self, node)
             if result is not None:
                 return result if isinstance(result, tuple) else (result,)
@@ -243,9 +242,10 @@ class Emitter:
         args: list[Any] = [self._argument(node, index) for index in range(len(node.inputs))]
         kwargs = {name: self._literal(name, value) for name, value in node.attributes.items()}
         kwargs |= record.told(node)
-        if widens(node):
-            return self.split(self.call(widened, node.op, *args, **kwargs), len(node.outputs), None)
-        if record.inline and not is_builtin(record.compute):
+        other = stand_in(node)
+        if other is not None:
+            return self.split(self.call(other, node.op, *args, **kwargs), len(node.outputs), None)
+        if record.inline and not _has_strings(node) and not is_builtin(record.compute):
             return self._trace(record.compute, args, kwargs)
         result = self.call(leaf(record), *args, **kwargs)
         return self.split(result, len(node.outputs), returns_tuple(record.compute))
@@ -305,6 +305,10 @@ class Emitter:
             named = isinstance(result, fx.Node) and result in fresh and result.op != "call_module"
             if named and _NICE.fullmatch(value.name) and result.op != "get_attr":
                 result._rename(value.name)
+
+
+def _has_strings(node: Node) -> bool:
+    return any(value is not None and value.dtype is DType.STRING for value in (*node.inputs, *node.outputs))
 
 
 def is_builtin(function: Callable[..., Any]) -> bool:

@@ -58,6 +58,11 @@ def swish(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(alpha * x)
 
 
+def swiglu(gate: torch.Tensor, x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
+    """ONNX SwiGLU: Swish of the gate times x, which have the same shape."""
+    return swish(gate, alpha=alpha) * x
+
+
 def thresholded_relu(x: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
     """ONNX ThresholdedRelu: x where x > alpha, else 0 (also for NaN)."""
     return torch.where(x > alpha, x, 0)
@@ -92,9 +97,11 @@ register(
         Operator(name, same_as(0), function, relate_broadcast, inline=True, elementwise=True)
         for name, function in _FUNCTIONS.items()
     ),
+    Operator("SwiGLU", infer_broadcast(), swiglu, relate_broadcast, inline=True, elementwise=True),
     Operator("PRelu", infer_broadcast(), prelu, relate_broadcast, inline=True, elementwise=True),
 )
 
 __all__ = [
-    "celu", "elu", "gelu", "hard_sigmoid", "leaky_relu", "prelu", "selu", "shrink", "swish", "thresholded_relu",
+    "celu", "elu", "gelu", "hard_sigmoid", "leaky_relu", "prelu", "selu", "shrink", "swiglu", "swish",
+    "thresholded_relu",
 ]  # fmt: skip

@@ -110,7 +110,7 @@ def strings_of(x: torch.Tensor | np.ndarray) -> np.ndarray:
     """The elements written out: integers and truth values as C++ does, floats with the digits that tell them apart."""
     if isinstance(x, np.ndarray):
         return x
-    if x.dtype is torch.bfloat16 or x.element_size() == 1 and x.is_floating_point():
+    if x.dtype is torch.bfloat16 or (x.element_size() == 1 and x.is_floating_point()):
         x = x.float()
     written = np.empty(x.numel(), dtype=object)
     written[:] = [_written(each) for each in x.reshape(-1).cpu().numpy()]

@@ -42,7 +42,7 @@ REQUIRED = _Required()
 class Operator:
     """What the compiler knows about one operator.
 
-    Every field but the name may be missing; what is missing makes the operator a barrier for whoever asks that question.
+    Every field but the name may be missing; what is missing makes the operator a barrier for whoever asks about it.
 
     Attributes:
         name: operator name in the vocabulary.
@@ -151,7 +151,7 @@ def operators() -> list[Operator]:
 
 
 def attribute(node: Node, name: str) -> Any:
-    """The attribute of a node, or the operator's default for it. Raises KeyError for one that is required and missing."""
+    """The attribute of a node, or the operator's default for it. Raises KeyError when it is required and missing."""
     value = node.attributes.get(name, REQUIRED)
     if value is not REQUIRED:
         return value
@@ -168,7 +168,7 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
     Raises UnsupportedOperatorError when the vocabulary cannot compute the operator.
     """
     from graphopt.errors import UnsupportedOperatorError
-    from graphopt.ops.unsigned import any_wide, is_widened, widened
+    from graphopt.ops.dispatch import stand_in_for
 
     record = record_of(node)
     if record is None or record.compute is None:
@@ -178,8 +178,6 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
             hint="register an Operator record with a compute function for it",
         )
     keywords = {**node.attributes, **record.told(node)}
-    if is_widened(node.op, node.domain, any_wide(inputs)):
-        result = widened(node.op, *inputs, **keywords)
-    else:
-        result = record.compute(*inputs, **keywords)
+    other = stand_in_for(node, inputs)
+    result = record.compute(*inputs, **keywords) if other is None else other(node.op, *inputs, **keywords)
     return result if isinstance(result, tuple) else (result,)

@@ -1,7 +1,8 @@
-"""Fourier transforms, and the windows that go with them."""
+"""Fourier transforms, and the windows and filter banks that go with them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -136,7 +137,44 @@ hann_window = _window((0.5, 0.5))
 hamming_window = _window((25 / 46, 21 / 46))
 blackman_window = _window((0.42, 0.5, 0.08))
 
+# -- mel scale
+
+
+def mel_weight_matrix(
+    num_mel_bins: torch.Tensor,
+    dft_length: torch.Tensor,
+    sample_rate: torch.Tensor,
+    lower_edge_hertz: torch.Tensor,
+    upper_edge_hertz: torch.Tensor,
+    *,
+    output_datatype: int = 1,
+) -> torch.Tensor:
+    """ONNX MelWeightMatrix: triangles [dft_length // 2 + 1, num_mel_bins] with peaks of 1, evenly spaced in mel.
+
+    Edges fall on whole bins, as in ONNX Runtime and onnx.reference; the mel step takes the number of edges.
+    """
+    count, length = int(num_mel_bins), int(dft_length)
+    low, high = (2595 * math.log10(1 + float(edge) / 700) for edge in (lower_edge_hertz, upper_edge_hertz))
+    mels = torch.arange(count + 2, dtype=torch.float64) * ((high - low) / (count + 2)) + low
+    hertz = 700 * (10 ** (mels / 2595) - 1)
+    edges = ((length + 1) * hertz / int(sample_rate)).floor()
+    left, peak, right = edges[:-2], edges[1:-1], edges[2:]
+    bins = torch.arange(length // 2 + 1, dtype=torch.float64)[:, None]
+    rising = torch.where(peak > left, (bins - left) / (peak - left).clamp(min=1), (bins == peak).double())
+    falling = (right - bins) / (right - peak).clamp(min=1)
+    inside = (bins >= left) & (bins <= peak)
+    weights = torch.where((bins >= peak) & (bins < right), falling, torch.where(inside, rising, 0.0))
+    return weights.to(device=num_mel_bins.device, dtype=DType(output_datatype).torch)
+
+
+def infer_mel_weight_matrix(node: Node) -> list[ValueType]:
+    """Type rule of MelWeightMatrix."""
+    rows = D.add(D.floor_div(_scalar(node.input(1)), 2), 1)
+    return [TensorType(DType(attribute(node, "output_datatype")), (rows, _scalar(node.input(0))))]
+
+
 register(
+    Operator("MelWeightMatrix", infer_mel_weight_matrix, mel_weight_matrix),
     Operator("DFT", infer_dft, dft),
     Operator("STFT", infer_stft, stft),
     Operator("HannWindow", infer_window, hann_window),
@@ -144,4 +182,4 @@ register(
     Operator("BlackmanWindow", infer_window, blackman_window),
 )
 
-__all__ = ["dft", "stft"]
+__all__ = ["dft", "mel_weight_matrix", "stft"]

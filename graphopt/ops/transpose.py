@@ -65,11 +65,12 @@ def depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> tor
     return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
 
 
-def space_to_depth(x: torch.Tensor, *, blocksize: int) -> torch.Tensor:
-    """ONNX SpaceToDepth: [N, C, H*b, W*b] -> [N, b*b*C, H, W]; channels are (b b C)."""
+def space_to_depth(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> torch.Tensor:
+    """ONNX SpaceToDepth: [N, C, H*b, W*b] -> [N, b*b*C, H, W]; channels are (b b C), or for CRD (C b b)."""
     n, c, h, w = x.shape
     b = blocksize
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+    order = (0, 1, 3, 5, 2, 4) if mode == "CRD" else (0, 3, 5, 1, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b**2, h // b, w // b)
 
 
 def _divided(node: Node, dim: Dim, by: int) -> Dim:
@@ -105,7 +106,8 @@ def relate_depth_to_space(node: Node) -> Relation:
 
 def relate_space_to_depth(node: Node) -> Relation:
     b = attribute(node, "blocksize")
-    return labels(node, "n c (!h !b1) (!w !b2) -> n (!b1 !b2 c) !h !w", {"b1": b, "b2": b}, _SPATIAL)
+    channels = "(c !b1 !b2)" if attribute(node, "mode") == "CRD" else "(!b1 !b2 c)"
+    return labels(node, f"n c (!h !b1) (!w !b2) -> n {channels} !h !w", {"b1": b, "b2": b}, _SPATIAL)
 
 
 register(

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 import torch
 
 from graphopt.errors import UnsupportedOperatorError
-from graphopt.ir import DType, Node
 from graphopt.ops.record import find
 
+_Kind = TypeVar("_Kind")
+
 WIDE = frozenset({torch.uint16, torch.uint32, torch.uint64})
-_WIDE_TYPES = frozenset({DType.UINT16, DType.UINT32, DType.UINT64})
 #: What torch does with these types itself, or the record does for it.
-_NATIVE = frozenset(
+NATIVE = frozenset(
     {"BitCast", "BitShift", "Cast", "CastLike", "Constant", "ConstantOfShape", "DequantizeLinear", "Expand", "Flatten",
      "Identity", "QuantizeLinear", "Reshape", "Shape", "Size", "Squeeze", "Transpose", "Unsqueeze"}
 )  # fmt: skip
@@ -34,17 +34,6 @@ _DIVISION: dict[str, Callable[..., np.ndarray]] = {"Div": np.floor_divide, "Mod"
 _NUMERIC = frozenset(
     {"GlobalMaxPool", "Mean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "Resize"}
 )  # fmt: skip
-
-
-def is_widened(op: str, domain: str, wide: bool) -> bool:
-    """Whether an operator of the standard domain, some of whose inputs are `wide`, is computed by `widened`."""
-    return wide and not domain and op not in _NATIVE and _schema(op) is not None
-
-
-def widens(node: Node) -> bool:
-    """Whether a node, by the types of its inputs, is computed by `widened`."""
-    types = {v.tensor_type.dtype for v in node.inputs if v is not None}
-    return is_widened(node.op, node.domain, bool(types & _WIDE_TYPES)) and not node.bodies
 
 
 def any_wide(inputs: Sequence[Any]) -> bool:
@@ -67,7 +56,7 @@ def widened(op: str, *inputs: Any, **attributes: Any) -> Any:
     many = isinstance(results, tuple)
     back = [
         _from_int64(op, result, kind)
-        for result, kind in zip(results if many else (results,), _outputs(op, kinds), strict=False)
+        for result, kind in zip(results if many else (results,), of_outputs(op, kinds), strict=False)
     ]
     return tuple(back) if many else back[0]
 
@@ -79,6 +68,8 @@ def _divide(op: str, x: torch.Tensor, y: torch.Tensor, **_: Any) -> torch.Tensor
 
 
 _TOP = -(2**63)
+# More outputs than any node has.
+_MANY = 4096
 
 
 def _to_int64(op: str, x: Any) -> Any:
@@ -101,22 +92,25 @@ def _from_int64(op: str, result: Any, kind: torch.dtype | None) -> Any:
 
 
 @functools.cache
-def _schema(op: str) -> onnx.defs.OpSchema | None:
+def schema_of(op: str) -> onnx.defs.OpSchema | None:
+    """The newest definition of a standard operator, if there is one."""
     try:
         return onnx.defs.get_schema(op)
     except onnx.defs.SchemaError:
         return None
 
 
-def _outputs(op: str, kinds: Sequence[torch.dtype | None]) -> list[torch.dtype | None]:
-    """For each output the wide type that an input of the same type constraint has."""
-    schema = _schema(op)
+def of_outputs(op: str, kinds: Sequence[_Kind]) -> list[_Kind | None]:
+    """For each output of a standard operator what `kinds` has for an input of the same type constraint."""
+    schema = schema_of(op)
     assert schema is not None
     formal = list(schema.inputs)
-    found: dict[str, torch.dtype | None] = {}
+    found: dict[str, _Kind] = {}
     for index, kind in enumerate(kinds):
         found.setdefault(formal[min(index, len(formal) - 1)].type_str, kind)
-    return [found.get(output.type_str) for output in schema.outputs]
+    each = [found.get(output.type_str) for output in schema.outputs]
+    variadic = schema.outputs and schema.outputs[-1].option is onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return each + each[-1:] * _MANY if variadic else each
 
 
-__all__ = ["WIDE", "any_wide", "is_widened", "widened", "widens"]
+__all__ = ["NATIVE", "WIDE", "any_wide", "of_outputs", "schema_of", "widened"]

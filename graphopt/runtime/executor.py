@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphopt.errors import DataError, GraphoptError, PassError
-from graphopt.ir import Graph, Node, Value, captured
+from graphopt.ir import Graph, Node, OptionalType, Value, captured
 from graphopt.ops import execute
 
 #: Sees a node and the results of its computation, and may replace them.
@@ -82,9 +82,10 @@ def bind_inputs(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any]) -> dict
         given = [*inputs, *[None] * (len(names) - len(inputs))]
     bound = {}
     for value, tensor in zip(graph.inputs, given, strict=True):
-        if tensor is None and value.data is None:
+        missing = tensor is None and value.data is None and value.strings is None
+        if missing and not isinstance(value.type, OptionalType):
             raise DataError(f"input '{value.name}' is missing", hint=f"the graph's inputs are: {', '.join(names)}")
-        bound[value] = value.data if tensor is None else _as_tensor(tensor)
+        bound[value] = _default(value) if tensor is None else _as_tensor(tensor)
     return bound
 
 
@@ -113,6 +114,10 @@ def _run(graph: Graph, env: dict[Value, Any], hook: Hook | None) -> list[Any]:
 def _lookup(value: Value, env: Mapping[Value, Any]) -> Any:
     if value in env:
         return env[value]
+    return _default(value)
+
+
+def _default(value: Value) -> Any:
     return value.data if value.data is not None else value.strings
 
 

@@ -1,0 +1,239 @@
+"""Sequences and optionals: lists of values, and a value or ``None``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from graphopt.errors import DataError, ShapeError
+from graphopt.ir import UNKNOWN, Dim, DType, Node, OptionalType, SequenceType, TensorType, ValueType
+from graphopt.ir import dims as D
+from graphopt.ops.infer import input_type, normalise_axis, static_integers
+from graphopt.ops.record import Operator, attribute, register
+
+#: An element of a sequence: numbers, or strings in an object array.
+Item: TypeAlias = torch.Tensor | np.ndarray
+
+_SCALAR = TensorType(DType.INT64, ())
+
+
+def join(a: ValueType, b: ValueType) -> ValueType:
+    """The narrowest type that values of both types have; dimensions that differ are unknown."""
+    if a == b:
+        return a
+    if isinstance(a, OptionalType) or isinstance(b, OptionalType):
+        inner = [kind.element if isinstance(kind, OptionalType) else kind for kind in (a, b)]
+        return OptionalType(join(*inner))
+    if isinstance(a, SequenceType) and isinstance(b, SequenceType):
+        return SequenceType(join(a.element, b.element))
+    if not isinstance(a, TensorType) or not isinstance(b, TensorType):
+        return UNKNOWN
+    dtype = a.dtype if a.dtype is b.dtype else DType.UNDEFINED
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return TensorType(dtype)
+    return TensorType(dtype, tuple(x if D.same(x, y) else None for x, y in zip(a.shape, b.shape, strict=True)))
+
+
+def element_type(node: Node, index: int = 0) -> ValueType:
+    """The type of the elements of input `index`, a sequence. Raises ShapeError when it is known to be none."""
+    value = node.input(index)
+    kind = UNKNOWN if value is None else value.type
+    if isinstance(kind, SequenceType):
+        return kind.element
+    if kind == UNKNOWN:
+        return UNKNOWN
+    raise ShapeError(f"input {index} is {kind}, not a sequence", where=node.describe())
+
+
+# -- sequences
+
+
+def sequence_empty(*, dtype: int = 1) -> list[Item]:
+    """ONNX SequenceEmpty."""
+    return []
+
+
+def infer_sequence_empty(node: Node) -> list[ValueType]:
+    """Type rule of SequenceEmpty: tensors of `dtype`, of any shape."""
+    return [SequenceType(TensorType(DType(attribute(node, "dtype"))))]
+
+
+def sequence_construct(*inputs: Item) -> list[Item]:
+    """ONNX SequenceConstruct."""
+    return list(inputs)
+
+
+def infer_sequence_construct(node: Node) -> list[ValueType]:
+    """Type rule of SequenceConstruct: the common type of the inputs."""
+    kinds = [value.type for value in node.inputs if value is not None]
+    element = kinds[0] if kinds else UNKNOWN
+    for kind in kinds[1:]:
+        element = join(element, kind)
+    return [SequenceType(element)]
+
+
+def _place(items: Sequence[Item], position: torch.Tensor, extra: int = 0) -> int:
+    """A position as a non-negative index. Raises DataError when there is none such."""
+    index, count = int(position), len(items)
+    if not -count <= index < count + extra:
+        raise DataError(f"position {index} is outside of a sequence of {count}")
+    return index + count if index < 0 else index
+
+
+def sequence_at(items: Sequence[Item], position: torch.Tensor) -> Item:
+    """ONNX SequenceAt. Raises DataError for a position outside of the sequence."""
+    return items[_place(items, position)]
+
+
+def sequence_insert(items: Sequence[Item], item: Item, position: torch.Tensor | None = None) -> list[Item]:
+    """ONNX SequenceInsert: at the end by default. Raises DataError for a position outside of the sequence."""
+    index = len(items) if position is None else _place(items, position, 1)
+    return [*items[:index], item, *items[index:]]
+
+
+def infer_sequence_insert(node: Node) -> list[ValueType]:
+    """Type rule of SequenceInsert: the common type of what is there and what comes in."""
+    element, item = element_type(node), node.operand(1).type
+    # A sequence made empty states no more than the element type.
+    return [SequenceType(item if element == UNKNOWN else join(element, item))]
+
+
+def sequence_erase(items: Sequence[Item], position: torch.Tensor | None = None) -> list[Item]:
+    """ONNX SequenceErase: the last one by default. Raises DataError for a position outside of the sequence."""
+    index = _place(items, torch.tensor(-1) if position is None else position)
+    return [*items[:index], *items[index + 1 :]]
+
+
+def sequence_length(items: Sequence[Item]) -> torch.Tensor:
+    """ONNX SequenceLength."""
+    return torch.tensor(len(items))
+
+
+# -- tensors to sequences and back
+
+
+def _cut(x: Item, begin: int, size: int, axis: int) -> Item:
+    if isinstance(x, torch.Tensor):
+        return x.narrow(axis, begin, size)
+    return x[(slice(None),) * axis + (slice(begin, begin + size),)]
+
+
+def split_to_sequence(x: Item, split: torch.Tensor | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Item]:
+    """ONNX SplitToSequence: parts of `split` elements (a scalar), of the lengths in it (a vector), or slices."""
+    axis %= x.ndim
+    extent = x.shape[axis]
+    if split is not None and split.dim():
+        sizes = [int(size) for size in split.tolist()]
+    else:
+        step = 1 if split is None else int(split)
+        sizes = [min(step, extent - begin) for begin in range(0, extent, step)]
+    if sum(sizes) != extent:
+        raise DataError(f"parts of {sizes} do not make up {extent} elements")
+    begins = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = [_cut(x, begin, size, axis) for begin, size in zip(begins, sizes, strict=True)]
+    return parts if split is not None or keepdims else [part.squeeze(axis) for part in parts]
+
+
+def infer_split_to_sequence(node: Node) -> list[ValueType]:
+    """Type rule of SplitToSequence: the extent of a part is known where all parts have the same."""
+    x = input_type(node, 0)
+    if x.shape is None:
+        return [SequenceType(TensorType(x.dtype))]
+    axis = normalise_axis(attribute(node, "axis"), len(x.shape), node)
+    if node.input(1) is None:
+        size: list[Dim] = [1] if attribute(node, "keepdims") else []
+    else:
+        size = [_part_extent(static_integers(node.input(1)), x.shape[axis])]
+    return [SequenceType(x.with_shape((*x.shape[:axis], *size, *x.shape[axis + 1 :])))]
+
+
+def _part_extent(sizes: list[int] | None, extent: Dim) -> Dim:
+    if not sizes or len(set(sizes)) != 1:
+        return None
+    return sizes[0] if len(sizes) > 1 or (isinstance(extent, int) and extent % sizes[0] == 0) else None
+
+
+def concat_from_sequence(items: Sequence[Item], *, axis: int, new_axis: int = 0) -> Item:
+    """ONNX ConcatFromSequence: joined along `axis`, or stacked along a new one."""
+    tensors = [item for item in items if isinstance(item, torch.Tensor)]
+    if len(tensors) == len(items):
+        return torch.stack(tensors, axis) if new_axis else torch.cat(tensors, axis)
+    arrays = [np.asarray(item) for item in items]
+    return np.stack(arrays, axis) if new_axis else np.concatenate(arrays, axis)
+
+
+def infer_concat_from_sequence(node: Node) -> list[ValueType]:
+    """Type rule of ConcatFromSequence: the extent of the joined axis is not known."""
+    element = element_type(node)
+    if not isinstance(element, TensorType) or element.shape is None:
+        return [TensorType(element.dtype if isinstance(element, TensorType) else DType.UNDEFINED)]
+    shape: list[Dim] = list(element.shape)
+    rank = len(shape) + bool(attribute(node, "new_axis"))
+    axis = normalise_axis(attribute(node, "axis"), rank, node)
+    if attribute(node, "new_axis"):
+        shape.insert(axis, None)
+    else:
+        shape[axis] = None
+    return [element.with_shape(shape)]
+
+
+# -- optionals
+
+
+def optional(value: Any = None, *, type: ValueType | None = None) -> Any:
+    """ONNX Optional: the value itself; ``None`` is the empty one."""
+    return value
+
+
+def infer_optional(node: Node) -> list[ValueType]:
+    """Type rule of Optional: of the input's type, or of the type that the attribute states."""
+    value, stated = node.input(0), attribute(node, "type")
+    return [OptionalType(value.type if value is not None else stated or UNKNOWN)]
+
+
+def optional_has_element(value: Any = None) -> torch.Tensor:
+    """ONNX OptionalHasElement: false for an empty optional and where there is no input."""
+    return torch.tensor(value is not None)
+
+
+def optional_get_element(value: Any) -> Any:
+    """ONNX OptionalGetElement. Raises DataError for an empty optional."""
+    if value is None:
+        raise DataError("the optional is empty", hint="ask OptionalHasElement first")
+    return value
+
+
+def infer_optional_get_element(node: Node) -> list[ValueType]:
+    """Type rule of OptionalGetElement."""
+    kind = node.operand(0).type
+    return [kind.element if isinstance(kind, OptionalType) else kind]
+
+
+def _same_sequence(node: Node) -> list[ValueType]:
+    element_type(node)
+    return [node.operand(0).type]
+
+
+def _scalar(node: Node) -> list[ValueType]:
+    element_type(node)
+    return [_SCALAR]
+
+
+register(
+    Operator("SequenceEmpty", infer_sequence_empty, sequence_empty),
+    Operator("SequenceConstruct", infer_sequence_construct, sequence_construct),
+    Operator("SequenceAt", lambda node: [element_type(node)], sequence_at),
+    Operator("SequenceInsert", infer_sequence_insert, sequence_insert),
+    Operator("SequenceErase", _same_sequence, sequence_erase),
+    Operator("SequenceLength", _scalar, sequence_length),
+    Operator("SplitToSequence", infer_split_to_sequence, split_to_sequence),
+    Operator("ConcatFromSequence", infer_concat_from_sequence, concat_from_sequence),
+    Operator("Optional", infer_optional, optional),
+    Operator("OptionalHasElement", lambda node: [TensorType(DType.BOOL, ())], optional_has_element),
+    Operator("OptionalGetElement", infer_optional_get_element, optional_get_element),
+)
+
+__all__ = ["Item", "element_type", "join"]
