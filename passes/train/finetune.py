@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -26,8 +27,9 @@ class Finetune(Pass):
     """Train the graph's weights on the run's data and take them back.
 
     With a teacher the loss is ``alpha * CE(student, labels) + (1 - alpha) * T^2 * KL(teacher || student)``; the teacher
-    comes from Python: ``optimize(graph, "finetune{alpha=0.3}", data, teacher=module)``. Without labels a teacher alone
-    is enough (alpha = 0). Fake-quantized graphs train through the quantization (QAT).
+    comes from Python: ``optimize(graph, "finetune{alpha=0.3}", data, teacher=module)``, a module or a graph. Without
+    labels a teacher alone is enough (alpha = 0). Another loss of (output, labels) is given as ``loss=function``.
+    Fake-quantized graphs train through the quantization (QAT).
 
     Attributes:
         epochs: passes over the data.
@@ -41,6 +43,7 @@ class Finetune(Pass):
     """
 
     contract: ClassVar[Contract] = Contract.TRAINED
+    needs: ClassVar[frozenset[str]] = frozenset({"data"})
 
     epochs: int = 10
     lr: float = 1e-3
@@ -54,36 +57,45 @@ class Finetune(Pass):
     def __post_init__(self) -> None:
         for name, good, hint in (
             ("epochs", self.epochs >= 0, "0 or more"),
-            ("lr", self.lr > 0, "more than 0"),
+            ("lr", 0 < self.lr < math.inf, "more than 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("alpha", 0 <= self.alpha <= 1, "from 0 to 1"),
-            ("temperature", self.temperature > 0, "more than 0"),
+            ("temperature", 0 < self.temperature < math.inf, "more than 0"),
+            ("output", self.output >= 0, "0 or more"),
+            ("clip", self.clip >= 0, "0 or more"),
         ):
             if not good:
-                raise OptionError(f"{name} is {getattr(self, name)}", where=f"finetune{{{name}}}", hint=f"give {hint}")
+                shown = name.replace("_", "-")
+                raise OptionError(
+                    f"{shown} is {getattr(self, name)}", where=f"finetune{{{shown}}}", hint=f"give {hint}"
+                )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         if self.epochs == 0:
             return Changes(False)
         if self.output >= len(graph.outputs):
-            raise OptionError(f"there is no output {self.output}", where="finetune{output}", hint="count from 0")
+            raise OptionError(
+                f"there is no output {self.output}", where="finetune{output}",
+                hint=f"count from 0: {', '.join(graph.output_names)}",
+            )  # fmt: skip
         student = to_torch(graph)
         trainable = [p for p in student.parameters() if p.requires_grad]
         if not trainable:
             raise PassError("no parameter is trainable", where=self.name, hint="set requires_grad before capturing")
-        with torch.random.fork_rng(devices=[]):
+        devices = list(range(torch.cuda.device_count()))
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), _teaching(context) as teacher:
             torch.manual_seed(context.seed)
-            losses = self._train(student, trainable, graph, context)
+            losses = self._train(student, trainable, graph, context, teacher)
         student.eval()
         update_from(graph, student)
         note = f"loss {losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epochs"
         return Changes(True, counts={"epochs": self.epochs}, notes=(note,), details={"losses": losses})
 
-    def _train(self, student: nn.Module, trainable: list[nn.Parameter], graph: Graph, context: Context) -> list[float]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = context.options.get("teacher")
+    def _train(
+        self, student: nn.Module, trainable: list[nn.Parameter], graph: Graph, context: Context, teacher: Teacher | None
+    ) -> list[float]:
+        device = _device()
         student.to(device).train()
-        if isinstance(teacher, nn.Module):
-            teacher.to(device).eval()
         optimizer = self._optimizer(trainable)
         batches = sum(1 for _ in context.data)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
@@ -99,8 +111,8 @@ class Finetune(Pass):
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach())
-            if not math.isfinite(total):
-                raise PassError(f"the loss is {total} in epoch {epoch}", where=self.name, hint="lower lr, or clip")
+                if not math.isfinite(total):
+                    raise PassError(f"the loss is {total} in epoch {epoch}", where=self.name, hint="lower lr, or clip")
             means.append(total / batches)
         student.to("cpu")
         return means
@@ -110,7 +122,9 @@ class Finetune(Pass):
             return torch.optim.SGD(trainable, self.lr, momentum=0.9, weight_decay=self.weight_decay)
         return torch.optim.AdamW(trainable, self.lr, weight_decay=self.weight_decay)
 
-    def _loss(self, student: nn.Module, graph: Graph, batch: Batch, teacher: Any, context: Context) -> torch.Tensor:
+    def _loss(
+        self, student: nn.Module, graph: Graph, batch: Batch, teacher: Teacher | None, context: Context
+    ) -> torch.Tensor:
         rule: Loss = context.options.get("loss", classification)
         logits = call_flat(student, graph, batch.inputs)[self.output]
         if teacher is None:
@@ -118,11 +132,49 @@ class Finetune(Pass):
                 raise DataError("fine-tuning needs labels or a teacher", where=self.name, hint="give (inputs, labels)")
             return rule(logits, batch.labels)
         with torch.no_grad():
-            soft = call_flat(teacher, graph, batch.inputs)[self.output]
+            soft = call_flat(teacher.module, teacher.graph or graph, batch.inputs)[self.output]
+        if soft.shape != logits.shape:
+            raise DataError(
+                f"the teacher gives {list(soft.shape)} and the student {list(logits.shape)}", where=self.name,
+                hint="take a teacher for the same task",
+            )  # fmt: skip
         kl = distillation(logits, soft, self.temperature)
         if batch.labels is None:
             return kl
         return self.alpha * rule(logits, batch.labels) + (1 - self.alpha) * kl
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A module that knows better; `graph` says how it is called where that is not as the student is."""
+
+    module: nn.Module
+    graph: Graph | None = None
+
+
+@contextmanager
+def _teaching(context: Context) -> Iterator[Teacher | None]:
+    """The run's teacher, made ready; the caller's module has its modes back afterwards."""
+    given = context.options.get("teacher")
+    if given is None:
+        yield None
+        return
+    if not isinstance(given, (nn.Module, Graph)):
+        raise OptionError(f"the teacher is a {type(given).__name__}", where="teacher", hint="give a module or a graph")
+    module = to_torch(given) if isinstance(given, Graph) else given
+    modes = {each: each.training for each in module.modules()}
+    home = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    module.to(_device()).eval()
+    try:
+        yield Teacher(module, given if isinstance(given, Graph) else None)
+    finally:
+        module.to(home)
+        for each, training in modes.items():
+            each.training = training
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

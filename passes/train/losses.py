@@ -24,4 +24,4 @@ def distillation(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
 
 def classification(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of logits [N, classes, ...] with integer labels [N, ...] or with class probabilities."""
-    return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels if labels.is_floating_point() else labels.long())
