@@ -24,7 +24,9 @@ class Scheme:
         dtype: of the stored integers.
         symmetric: zero point at 0 (signed types).
         per_channel: a scale per index of the weight's axis; otherwise one for the tensor.
-        bits: bits in use; 0 uses all that the type has. Fewer on processors whose integer products saturate.
+        bits: bits in use; 0 uses all that the type has. Fewer on processors whose integer products saturate. Scales are
+            made for so many; what lies outside the range still saturates where the type does (ONNX has no way to say
+            otherwise), so fewer bits than the type's are for weights, which are never outside.
     """
 
     dtype: DType

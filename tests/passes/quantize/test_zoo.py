@@ -54,7 +54,7 @@ def test_quantize(network):
 
 
 def test_everything(network):
-    name, graph, seen, unseen, want = network
+    _, graph, seen, unseen, want = network
     graph = graph.clone()
     report = optimize(graph, "quantize{everything=true}", seen, check=False)
     model = to_onnx(graph)
