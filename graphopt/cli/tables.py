@@ -15,16 +15,8 @@ from graphopt.analysis.shapes import propagate
 from graphopt.ir import Graph, Node
 from graphopt.ops import REQUIRED, find
 from graphopt.pipeline import Alias, Pass, Report, all_aliases, all_passes
+from graphopt.pipeline.html import human
 from graphopt.pipeline.options import option_infos
-
-
-def human(number: float) -> str:
-    """A number with a unit prefix: ``1.23 M``."""
-    for unit in ("", " k", " M", " G", " T"):
-        if abs(number) < 1000:
-            return f"{number:.3g}{unit}" if unit else f"{number:g}"
-        number /= 1000
-    return f"{number:.3g} P"
 
 
 def summary(graph: Graph) -> dict[str, Any]:

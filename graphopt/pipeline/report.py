@@ -113,7 +113,7 @@ class Report:
             lines.append("  " + _line(entry))
             lines.extend(f"      {note}" for note in entry.notes)
         if idle:
-            lines.append(f"  {idle} passes had nothing to do")
+            lines.append(f"  {idle} pass{'es' if idle > 1 else ''} had nothing to do")
         return "\n".join(lines)
 
 

@@ -42,6 +42,7 @@ class Equivalence(Instrument):
         self.tolerance = tolerance
         self.inputs = inputs
         self.strict = strict
+        self._graph: Graph | None = None
         self._original: Graph | None = None
         self._samples: list[torch.Tensor] | None = None
         self._reference: tuple[int, list[Any]] | None = None
@@ -49,6 +50,8 @@ class Equivalence(Instrument):
 
     def before(self, step: Pass, graph: Graph, context: Context, entry: PassReport) -> None:
         propagate(graph)
+        if self._graph is not graph:
+            self._graph, self._samples, self._reference = graph, None, None
         self._original = None
         if step.contract is Contract.TRAINED:
             return

@@ -132,7 +132,7 @@ class Builder:
         x = self.image(p[0])
         c = self.channels(x)
         first = (c // 2, c // 3, 1)[p[1] % 3] or 1
-        if 1 < c - first:
+        if c - first > 1:
             self.images += self.add("Split", x, self.ints(first, c - first), outputs=2, axis=1)
 
     def slice(self, p):

@@ -1,0 +1,118 @@
+"""The report of a run as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.pipeline.report import CostSummary, PassReport, Report
+
+#: Figures of the report: attribute of `CostSummary`, title.
+FIGURES = (
+    ("macs", "Multiply-accumulates"),
+    ("weights", "Weights"),
+    ("weight_bytes", "Bytes of weights"),
+    ("nodes", "Nodes"),
+)
+CHARTS = ("macs", "weights")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart: its label, value, length from 0 to 100, and the value as text."""
+
+    label: str
+    value: int
+    length: float
+    text: str
+
+
+def to_html(report: Report) -> str:
+    """The report as a page: totals, charts, every pass with its checks and notes, pruned groups."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("graphopt.pipeline", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["human"] = human
+    measured = [entry for entry in report.passes if entry.before is not None and entry.after is not None]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        totals=_totals(measured),
+        charts=[(title, _bars(measured, name)) for name, title in FIGURES if name in CHARTS],
+        rows=[_row(number, entry) for number, entry in enumerate(report.passes, 1)],
+        pruned=[(entry.name, groups) for entry in report.passes if (groups := _groups(entry))],
+    )
+
+
+def human(number: float) -> str:
+    """A number with a unit prefix: ``1.23 M``."""
+    for unit in ("", " k", " M", " G", " T"):
+        if abs(number) < 1000:
+            return f"{number:.3g}{unit}" if unit else f"{number:g}"
+        number /= 1000
+    return f"{number:.3g} P"
+
+
+def _totals(measured: Sequence[PassReport]) -> list[dict[str, Any]]:
+    if not measured:
+        return []
+    first, last = measured[0].before, measured[-1].after
+    rows = []
+    for name, title in FIGURES:
+        before, after = getattr(first, name), getattr(last, name)
+        factor = f"{before / after:.2f}x fewer" if before > after > 0 else "as before" if before == after else ""
+        rows.append({"title": title, "before": before, "after": after, "factor": factor})
+    return rows
+
+
+def _bars(measured: Sequence[PassReport], name: str) -> list[Bar]:
+    """The figure as it was, and after every pass that changed it."""
+    points: list[tuple[str, int]] = []
+    for entry in measured:
+        before, after = getattr(entry.before, name), getattr(entry.after, name)
+        if not points:
+            points.append(("original", before))
+        if after != points[-1][1]:
+            points.append((entry.name, after))
+    largest = max((value for _, value in points), default=0) or 1
+    return [Bar(label, value, 100 * value / largest, human(value)) for label, value in points]
+
+
+def _row(number: int, entry: PassReport) -> dict[str, Any]:
+    state = "skipped" if entry.skipped else "changed" if entry.modified else "nothing to do"
+    return {
+        "number": number,
+        "entry": entry,
+        "state": state,
+        "deltas": [_delta(entry.before, entry.after, name) for name in ("nodes", "weights", "macs")],
+        "checks": [
+            {"name": name, "summary": str(check.get("summary", "")), "figures": _figures(check)}
+            for name, check in entry.checks.items()
+        ],
+    }
+
+
+def _figures(check: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in check.items() if name != "summary"}
+    return ", ".join(f"{n}: {v:.3g}" if isinstance(v, float) else f"{n}: {v}" for n, v in shown.items())
+
+
+def _delta(before: CostSummary | None, after: CostSummary | None, name: str) -> str:
+    if before is None or after is None or getattr(before, name) == getattr(after, name):
+        return ""
+    return f"{human(getattr(before, name))} → {human(getattr(after, name))}"
+
+
+def _groups(entry: PassReport) -> list[dict[str, Any]]:
+    """The groups of channels that a pruning pass lists under ``details["groups"]``."""
+    groups = entry.details.get("groups")
+    if not isinstance(groups, (list, tuple)):
+        return []
+    return [
+        {**group, "kept": 1 - group["removed"] / group["components"]}
+        for group in groups
+        if isinstance(group, Mapping) and {"group", "components", "removed"} <= group.keys() and group["components"]
+    ]
