@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -292,14 +293,13 @@ def test_operators_without_torch_are_all_named():
         to_torch(graph)
 
 
-def test_strings_have_no_place_in_torch():
-    import numpy as np
-
+def test_constant_strings_are_held_and_copied():
     graph = Graph()
-    text = graph.add_constant(np.array(["a"], dtype=object), "text")
+    text = graph.add_constant(np.array(["a", "b"], dtype=object), "text")
     graph.add_output(graph.add("Identity", text), "y")
-    with pytest.raises(UnsupportedOperatorError, match="'text'"):
-        to_torch(graph)
+    module = to_torch(graph)
+    for twin in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert list(twin()) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
