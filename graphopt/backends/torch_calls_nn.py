@@ -170,12 +170,14 @@ _NEAREST = {("asymmetric", "floor"): "nearest", ("half_pixel", "round_prefer_cei
 def _interpolation(node: Node, rank: int) -> dict[str, Any] | None:
     """The options of F.interpolate that are the same filter; ``None`` where it has none like it."""
     mode, where = attribute(node, "mode"), attribute(node, "coordinate_transformation_mode")
-    if attribute(node, "exclude_outside") or attribute(node, "keep_aspect_ratio_policy") != "stretch":
+    antialias = bool(attribute(node, "antialias"))
+    # torch's antialiasing leaves out what lies outside, its other filters repeat the border.
+    if attribute(node, "exclude_outside") != antialias or attribute(node, "keep_aspect_ratio_policy") != "stretch":
         return None
     if mode == "nearest":
         found = _NEAREST.get((where, attribute(node, "nearest_mode")))
-        return None if found is None or attribute(node, "antialias") else {"mode": found}
-    smooth, antialias = _SMOOTH.get((mode, rank)), bool(attribute(node, "antialias"))
+        return None if found is None or antialias else {"mode": found}
+    smooth = _SMOOTH.get((mode, rank))
     if smooth is None or where not in ("half_pixel", "align_corners"):
         return None
     if mode == "cubic" and abs(attribute(node, "cubic_coeff_a") - (-0.5 if antialias else -0.75)) > 1e-6:

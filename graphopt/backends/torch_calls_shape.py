@@ -103,7 +103,7 @@ def _split(e: Emitter, node: Node) -> Any:
     sizes = e.sizes.dims([(value.shape or ())[axis] for value in node.outputs])
     if sizes is None:
         return None
-    whole = sizes[0] if all(isinstance(size, int) and size == sizes[0] for size in sizes) else sizes
+    whole = sizes[0] if all(isinstance(size, int) and size == sizes[0] > 0 for size in sizes) else sizes
     parts = e.method("split", e.tensor(node.operand(0)), whole, axis)
     return tuple(e.call(operator.getitem, parts, index) for index in range(len(sizes)))
 
@@ -180,7 +180,9 @@ def _depth_to_space(e: Emitter, node: Node) -> Any:
 def _shape(e: Emitter, node: Node) -> fx.Node | None:
     """Sizes that something reads as a tensor after all."""
     known = e.sizes.contents(node.output)
-    return None if known is None else e.call(torch.tensor, known, device=e.device())
+    # A list without elements does not tell its type.
+    options = {} if known else {"dtype": torch.int64}
+    return None if known is None else e.call(torch.tensor, known, **options, device=e.device())
 
 
 SHAPES = {

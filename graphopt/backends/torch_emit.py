@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -23,7 +24,8 @@ from graphopt.backends.torch_module import TorchModule
 from graphopt.backends.torch_plan import Plan, build, plan
 from graphopt.backends.torch_sizes import Sizes
 from graphopt.errors import UnsupportedOperatorError
-from graphopt.ir import DType, Graph, Node, Value
+from graphopt.ir import DType, Graph, MapType, Node, OptionalType, SequenceType, TensorType, Value
+from graphopt.ir.literals import TypedTensor
 from graphopt.ops import aten, record_of
 from graphopt.ops.dispatch import stand_in
 
@@ -99,6 +101,10 @@ def _sweep(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
+#: Kinds of attributes that code cannot spell out: strings in arrays, types, tensors of narrow elements.
+_HELD = (np.ndarray, TensorType, SequenceType, OptionalType, MapType, TypedTensor)
+
+
 class Emitter:
     """Writes the nodes of one graph into one fx graph.
 
@@ -110,7 +116,7 @@ class Emitter:
         sizes: dimensions as integers.
         env: what stands for each value: an fx node.
         pairs: fake-quantized values, by QuantizeLinear.
-        specs: what else the module has to hold, by attribute: pytree specifications, arrays of strings.
+        specs: what else the module has to hold, by attribute: pytree specifications, strings, types.
     """
 
     def __init__(self, graph: Graph, plan: Plan, root: nn.Module) -> None:
@@ -174,10 +180,14 @@ class Emitter:
         if value in self.plan.keys:
             return self.attribute(self.plan.keys[value])
         if value.data is None:
-            key = f"_strings_{len(self.specs)}"
-            self.specs[key] = value.strings
-            return self.fx.create_node("get_attr", key)
+            return self.held(value.strings, "strings")
         return self.buffer(value.data, value.name)
+
+    def held(self, item: Any, name: str) -> fx.Node:
+        """Something that is no tensor and that generated code cannot spell out, kept by the module."""
+        key = f"_{name}_{len(self.specs)}"
+        self.specs[key] = item
+        return self.fx.create_node("get_attr", key)
 
     def operands(self, node: Node) -> list[fx.Node | None]:
         """All inputs of a node."""
@@ -245,7 +255,9 @@ class Emitter:
         other = stand_in(node)
         if other is not None:
             return self.split(self.call(other, node.op, *args, **kwargs), len(node.outputs), None)
-        if record.inline and not _has_strings(node) and not is_builtin(record.compute):
+        # Steering inputs that are not known are read where the code runs.
+        steered = any(isinstance(arg, fx.Node) and steering(node, i) == "vector" for i, arg in enumerate(args))
+        if record.inline and not steered and not _has_strings(node) and not is_builtin(record.compute):
             return self._trace(record.compute, args, kwargs)
         result = self.call(leaf(record), *args, **kwargs)
         return self.split(result, len(node.outputs), returns_tuple(record.compute))
@@ -253,6 +265,8 @@ class Emitter:
     def _literal(self, name: str, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return self.buffer(value, name)
+        if isinstance(value, _HELD):
+            return self.held(value, name)
         return int(value) if isinstance(value, enum.IntEnum) else value
 
     def _argument(self, node: Node, index: int) -> Any:
