@@ -191,7 +191,8 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.is_dir():
             return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(path.glob("*.npy"))}
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # numpy would leave it open where it cannot read it
+            archive = np.load(file, allow_pickle=False)
             if not hasattr(archive, "files"):
                 raise DataError(f"{path} holds a single array", hint="save with numpy.savez(path, input_name=array)")
             return {name: archive[name] for name in archive.files}
