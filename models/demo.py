@@ -22,16 +22,17 @@ from graphopt.models.digits import Digits, data, digits
 from graphopt.runtime.ort import OrtSession, kernel_counts
 from graphopt.runtime.timing import medians
 
+CALIBRATION_SAMPLES = 512
+LATENCY_BATCH = 32
+
 #: One entry per step: the pipeline that leads to it from the step before.
 STEPS = (
     ("original", ""),
     ("pruned", "prune-channels{ratio=0.5,criterion=l2}"),
     ("pruned + fine-tuned", "finetune{epochs=12,lr=0.002,alpha=0.5}"),
     ("fused", "simplify,fuse"),
-    ("int8", "quantize{target=ort-cpu}"),
+    ("int8", f"quantize{{target=ort-cpu,sizes={{batch:{LATENCY_BATCH}}}}}"),
 )
-CALIBRATION_SAMPLES = 512
-LATENCY_BATCH = 32
 
 
 @dataclass(frozen=True)

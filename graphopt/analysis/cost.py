@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from graphopt.ir import Dim, DType, Graph, Node, Value
 from graphopt.ir import dims as D
 from graphopt.ops import record_of
+
+#: Named dimensions all of size 1: figures per sample.
+UNIT: Mapping[str, int] = MappingProxyType({})
 
 # Integers of these types are shapes, indices and masks, not weights.
 _NOT_WEIGHTS = frozenset({DType.INT64, DType.BOOL, DType.STRING, DType.UNDEFINED})
@@ -70,12 +74,12 @@ def is_weight(value: Value) -> bool:
     return value.is_constant and value.dtype not in _NOT_WEIGHTS
 
 
-def node_cost(node: Node) -> NodeCost:
-    """The cost of one node."""
+def node_cost(node: Node, sizes: Mapping[str, int] = UNIT) -> NodeCost:
+    """The cost of one node; `sizes` gives named dimensions another size than 1."""
     record = record_of(node)
     macs: Dim = record.macs(node) if record is not None and record.macs is not None else 0
     read = dict.fromkeys(value for value in node.inputs if value is not None)
-    return NodeCost(node, _per_sample(macs), sum(_elements(value) for value in read if is_weight(value)))
+    return NodeCost(node, sized(macs, sizes), sum(_elements(value) for value in read if is_weight(value)))
 
 
 def _elements(value: Value) -> int:
@@ -87,14 +91,15 @@ def _bytes(values: Iterable[Value]) -> int:
     bits = 0
     for value in values:
         kind = value.tensor_type
-        sizes = [_per_sample(dim) for dim in kind.shape or ()]
+        sizes = [sized(dim) for dim in kind.shape or ()]
         if kind.shape is not None and None not in sizes:
             bits += math.prod(size for size in sizes if size is not None) * kind.dtype.bits
     return bits // 8
 
 
-def _per_sample(dim: Dim) -> int | None:
+def sized(dim: Dim, sizes: Mapping[str, int] = UNIT) -> int | None:
+    """A dimension as a number: named ones have the size that `sizes` gives, or 1; ``None`` when it is unknown."""
     if dim is None or isinstance(dim, int):
         return dim
-    bound = D.substitute(dim, dict.fromkeys(D.free_names(dim), 1))
+    bound = D.substitute(dim, {name: sizes.get(name, 1) for name in D.free_names(dim)})
     return bound if isinstance(bound, int) else None

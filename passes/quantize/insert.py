@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from graphopt.errors import PassError
@@ -32,6 +33,7 @@ class InsertQDQ(Pass):
         target: name of a target, or the path of a TOML file.
         ignore: patterns of node, module or tensor names that stay float.
         everything: quantize all that the target has integer kernels for, also where they are slower than floats.
+        sizes: sizes that named dimensions have in use ({batch:32}), by which time is weighed; 1 by default.
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -39,6 +41,7 @@ class InsertQDQ(Pass):
     target: str = "ort-cpu"
     ignore: tuple[str, ...] = ()
     everything: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         load_target(self.target)
@@ -49,7 +52,7 @@ class InsertQDQ(Pass):
             raise PassError(
                 "the graph is quantized already", where=self.name, hint="start from the float model",
             )  # fmt: skip
-        placement = place(graph, target, self.ignore, everything=self.everything)
+        placement = place(graph, target, self.ignore, everything=self.everything, sizes=self.sizes)
         if not placement.integer and not placement.skipped:
             raise PassError(
                 f"target '{target.name}' finds nothing to quantize", where=self.name,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from networkx.utils import UnionFind
 
+from graphopt.analysis.cost import UNIT
 from graphopt.errors import OptionError
 from graphopt.ir import DType, Graph, Node, Use, Value
 from graphopt.passes.quantize.regions import Assignment, Unit, cheapest
@@ -51,7 +52,14 @@ class Placement:
         return list(groups.values())
 
 
-def place(graph: Graph, target: Target, ignore: Sequence[str] = (), *, everything: bool = False) -> Placement:
+def place(
+    graph: Graph,
+    target: Target,
+    ignore: Sequence[str] = (),
+    *,
+    everything: bool = False,
+    sizes: Mapping[str, int] = UNIT,
+) -> Placement:
     """Decides what is quantized.
 
     Args:
@@ -59,6 +67,7 @@ def place(graph: Graph, target: Target, ignore: Sequence[str] = (), *, everythin
         target: the target.
         ignore: patterns of names of nodes, modules or tensors that stay float.
         everything: quantize all that the target can, instead of what saves time by the target's costs.
+        sizes: sizes that named dimensions have in use; 1 by default.
 
     Raises:
         OptionError: a pattern matches nothing.
@@ -68,7 +77,7 @@ def place(graph: Graph, target: Target, ignore: Sequence[str] = (), *, everythin
     units = list(_units(graph, target, ignore, placement))
     chosen = _connected(units) if everything else units
     if not everything and units:
-        placement.assignment = cheapest(graph, units, target)
+        placement.assignment = cheapest(graph, units, target, sizes)
         chosen = placement.assignment.integer
     placement.integer = {unit.node: unit for unit in chosen}
     for unit in units:

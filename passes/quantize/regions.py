@@ -8,13 +8,14 @@ not pay for their borders fall to float by themselves, and slow kernels stay whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+from graphopt.analysis.cost import UNIT
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantize.profit import border_cost, nanoseconds, terms_of
 from graphopt.targets import OperatorRule, Target
@@ -97,20 +98,27 @@ class _Network:
         return {int(vertex) for vertex in reached}, float(flow.flow_value) * unit
 
 
-def cheapest(graph: Graph, units: Sequence[Unit], target: Target) -> Assignment:
-    """Assigns every unit to integers or floats so that the modelled time of the graph is least; float when equal."""
+def cheapest(graph: Graph, units: Sequence[Unit], target: Target, sizes: Mapping[str, int] = UNIT) -> Assignment:
+    """Assigns every unit to integers or floats so that the modelled time of the graph is least; float when equal.
+
+    Args:
+        graph: the graph.
+        units: what can be on integers.
+        target: whose costs count.
+        sizes: sizes of named dimensions; 1 by default.
+    """
     network = _Network()
     vertices = {unit: network.vertex() for unit in units}
     float_ns = 0.0
     for unit, vertex in vertices.items():
-        terms, cost = terms_of(unit.node), unit.rule.cost_of(unit.node)
+        terms, cost = terms_of(unit.node, sizes), unit.rule.cost_of(unit.node)
         in_float = nanoseconds(cost.floats, terms)
         float_ns += in_float
         network.edge(_SOURCE, vertex, in_float)
         network.edge(vertex, _SINK, nanoseconds(cost.integers, terms))
     producers = {value: unit for unit in units for value in unit.results}
     for value, readers in _readers(units, producers):
-        _add_borders(network, value, producers.get(value), readers, vertices, target)
+        _add_borders(network, value, producers.get(value), readers, vertices, target, sizes)
     integer, chosen_ns = network.source_side()
     return Assignment([unit for unit in units if vertices[unit] in integer], float_ns, chosen_ns)
 
@@ -132,6 +140,7 @@ def _add_borders(
     readers: Sequence[Unit],
     vertices: dict[Unit, int],
     target: Target,
+    sizes: Mapping[str, int],
 ) -> None:
     made_by = _SINK if producer is None else vertices[producer]
     reading = {unit.node for unit in readers}
@@ -140,15 +149,15 @@ def _add_borders(
     if readers:
         entry = network.vertex()  # on integers when any reader is
         held = follows and only_units
-        network.edge(entry, made_by, float("inf") if held else border_cost(target.quantize, value))
+        network.edge(entry, made_by, float("inf") if held else border_cost(target.quantize, value, sizes))
         for reader in readers:
             network.edge(vertices[reader], entry, float("inf"))
             entering = reader.rule.cost_of(reader.node).entering
-            network.edge(vertices[reader], made_by, nanoseconds(entering, terms_of(reader.node)))
+            network.edge(vertices[reader], made_by, nanoseconds(entering, terms_of(reader.node, sizes)))
     if producer is None or producer.writes_floats:
         return
     leaving = network.vertex()  # in float when any reader is
-    network.edge(made_by, leaving, border_cost(target.dequantize, value))
+    network.edge(made_by, leaving, border_cost(target.dequantize, value, sizes))
     for reader in readers:
         network.edge(leaving, vertices[reader], float("inf"))
     if not only_units:

@@ -124,3 +124,14 @@ def test_training_through_quantization_recovers_accuracy(trained, tmp_path):
     optimize(tuned, f"{place},finetune{{epochs=3,lr=2e-3}},pack-weights{{{option}}}", batches(1408), check=False)
     assert all(n.op != "QuantizeLinear" or not n.operand(0).is_constant for n in tuned.nodes)  # packed
     assert accuracy(tuned) > accuracy(plain) + 0.05
+
+
+def test_the_batch_in_use_decides():
+    """The digits network is too small to gain from integers one image at a time, and gains with a batch."""
+    module, example = digits()
+    alone, many = (capture(module, example, dynamic={"x": {0: "batch"}}) for _ in range(2))
+    samples = [torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))]
+    optimize(alone, "simplify,fuse,quantize", samples)
+    optimize(many, "simplify,fuse,quantize{sizes={batch:64}}", samples)
+    counts = [sum(node.op == "QuantizeLinear" for node in graph.walk()) for graph in (alone, many)]
+    assert counts[0] < counts[1]
