@@ -103,7 +103,7 @@ def _split(e: Emitter, node: Node) -> Any:
     sizes = e.sizes.dims([(value.shape or ())[axis] for value in node.outputs])
     if sizes is None:
         return None
-    whole = sizes[0] if all(isinstance(size, int) and size == sizes[0] > 0 for size in sizes) else sizes
+    whole = sizes[0] if all(isinstance(size, int) and size > 0 and size == sizes[0] for size in sizes) else sizes
     parts = e.method("split", e.tensor(node.operand(0)), whole, axis)
     return tuple(e.call(operator.getitem, parts, index) for index in range(len(sizes)))
 

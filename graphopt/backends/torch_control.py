@@ -1,21 +1,25 @@
-"""If, Loop and Scan in torch: modules whose bodies are modules, with control flow in Python."""
+"""If, Loop, Scan, SequenceMap, FlexAttention in torch: modules whose bodies are modules, control flow in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from graphopt.backends.torch_module import install
 from graphopt.backends.torch_plan import plan
-from graphopt.ir import Graph, Node, captured
+from graphopt.errors import DataError
+from graphopt.ir import DType, Graph, Node, Value, captured
+from graphopt.ops.flex import flex_attention
 
 if TYPE_CHECKING:
     from graphopt.backends.torch_emit import Emitter
 
 Results = tuple[torch.Tensor, ...]
+#: Shape and dtype of what a round adds to a stacked result; no dtype where it is not known.
+Entry: TypeAlias = tuple[Sequence[int], torch.dtype | None]
 
 
 class If(nn.Module):
@@ -40,7 +44,7 @@ class Loop(nn.Module):
         shapes: shape and dtype of the entries of each stacked result, for a loop that runs no step.
     """
 
-    def __init__(self, body: nn.Module, shapes: Sequence[tuple[Sequence[int], torch.dtype]]) -> None:
+    def __init__(self, body: nn.Module, shapes: Sequence[Entry]) -> None:
         super().__init__()
         self.body = body
         self.shapes = tuple(shapes)
@@ -64,7 +68,7 @@ class Loop(nn.Module):
                 stack.append(result)
             step += 1
         stacked = [
-            torch.stack(stack) if stack else torch.empty([0, *shape], dtype=dtype)
+            torch.stack(stack) if stack else _nothing(shape, dtype)
             for stack, (shape, dtype) in zip(stacks, self.shapes, strict=True)
         ]
         return (*state, *stacked)
@@ -104,6 +108,59 @@ class Scan(nn.Module):
         return (*state, *stacked)
 
 
+class SequenceMap(nn.Module):
+    """ONNX's SequenceMap: runs its body on the elements of sequences; tensors come as they are.
+
+    Args:
+        body: takes an element of each sequence, the tensors, and what it reads from outside.
+        results: number of results of the body.
+    """
+
+    def __init__(self, body: nn.Module, results: int) -> None:
+        super().__init__()
+        self.body = body
+        self.results = results
+
+    def forward(self, given: Sequence[Any], captured: Sequence[Any]) -> tuple[list[Any], ...]:
+        rows = [
+            self.body(*(each[index] if isinstance(each, list) else each for each in given), *captured)
+            for index in range(len(given[0]))
+        ]
+        return tuple([row[i] for row in rows] for i in range(self.results))
+
+
+class FlexAttention(nn.Module):
+    """ONNX's FlexAttention, whose bodies change scores and probabilities.
+
+    Args:
+        modifiers: the bodies, by attribute.
+        options: the other attributes.
+    """
+
+    def __init__(self, modifiers: Mapping[str, nn.Module], options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.modifiers = nn.ModuleDict(modifiers)
+        self.options = dict(options)
+
+    def forward(self, operands: Sequence[torch.Tensor], captured: Sequence[Any]) -> Results:
+        calls = {name: _Modifier(module, captured) for name, module in self.modifiers.items()}
+        q, k, v = operands
+        return (flex_attention(q, k, v, **{**self.options, **calls}),)
+
+
+class _Modifier:
+    def __init__(self, module: nn.Module, captured: Sequence[Any]) -> None:
+        self._module, self._captured = module, captured
+
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self._module(scores, *self._captured)[0]
+        return result
+
+
+#: Operators with bodies that can be written.
+CONTROL = frozenset({("", "If"), ("", "Loop"), ("", "Scan"), ("", "SequenceMap"), ("ai.onnx.preview", "FlexAttention")})
+
+
 def emit_control(emitter: Emitter, node: Node) -> Any:
     """Writes a control-flow node: its bodies become modules, called with the values that they read from outside."""
     outside = captured(node)
@@ -124,6 +181,12 @@ def emit_control(emitter: Emitter, node: Node) -> Any:
         carried = len(node.inputs) - 2
         module = Loop(module_of("body"), [_entry(value) for value in body.outputs[1 + carried :]])
         args = (operands[0], operands[1], operands[2:], given)
+    elif node.op == "SequenceMap":
+        module, args = SequenceMap(module_of("body"), len(node.outputs)), (operands, given)
+    elif node.op == "FlexAttention":
+        bodies = {name: module_of(name) for name in ("score_mod", "prob_mod") if name in node.attributes}
+        options = {name: value for name, value in node.attributes.items() if name not in bodies}
+        module, args = FlexAttention(bodies, options), (operands, given)
     else:
         count = node.attributes["num_scan_inputs"]
         states = len(operands) - count
@@ -134,8 +197,15 @@ def emit_control(emitter: Emitter, node: Node) -> Any:
     return emitter.fx.call_module(path, args)
 
 
-def _entry(value: Any) -> tuple[tuple[int, ...], torch.dtype]:
-    return tuple(d if isinstance(d, int) else 0 for d in value.shape or ()), value.dtype.torch
+def _entry(value: Value) -> Entry:
+    known = value.dtype not in (DType.UNDEFINED, DType.STRING)
+    return tuple(d if isinstance(d, int) else 0 for d in value.shape or ()), value.dtype.torch if known else None
+
+
+def _nothing(shape: Sequence[int], dtype: torch.dtype | None) -> torch.Tensor:
+    if dtype is None:
+        raise DataError("no rounds were run, and the type of what they would have given is not known")
+    return torch.empty([0, *shape], dtype=dtype)
 
 
 def _ways(node: Node, kind: str, count: int) -> list[tuple[int, int]]:
@@ -144,4 +214,4 @@ def _ways(node: Node, kind: str, count: int) -> list[tuple[int, int]]:
     return list(zip(axes, directions, strict=True))
 
 
-__all__ = ["If", "Loop", "Scan", "emit_control"]
+__all__ = ["CONTROL", "FlexAttention", "If", "Loop", "Scan", "SequenceMap", "emit_control"]

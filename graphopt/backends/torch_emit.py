@@ -17,7 +17,7 @@ from graphopt.analysis.shapes import propagate
 from graphopt.backends import torch_signature
 from graphopt.backends.torch_aten import emit_aten, gives_tuple
 from graphopt.backends.torch_calls import CALLS, steering
-from graphopt.backends.torch_control import emit_control
+from graphopt.backends.torch_control import CONTROL, emit_control
 from graphopt.backends.torch_form import Form
 from graphopt.backends.torch_leaf import first, leaf
 from graphopt.backends.torch_module import TorchModule
@@ -62,7 +62,7 @@ def require_supported(graph: Graph) -> None:
         record = record_of(node)
         if not node.bodies and (record is None or record.compute is None):
             missing.setdefault(f"{node.domain}::{node.op}" if node.domain else node.op, node)
-        if node.bodies and (node.domain or node.op not in ("If", "Loop", "Scan")):
+        if node.bodies and (node.domain, node.op) not in CONTROL:
             missing.setdefault(node.op, node)
     if missing:
         raise UnsupportedOperatorError(

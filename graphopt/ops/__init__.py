@@ -1,6 +1,12 @@
 """The operators: one record each, families share a file."""
 
-from graphopt.ops import activation, arithmetic, aten, cast, classic, detect, sequence, stateful, text, training, attention, rotary, rnn, conv, deform, matmul, loss, norm, roi, spectral, pool, elementwise, logic, along_axis, reduce, quant, quant_linear, concat, creation, expand, gather, pad, random, resize, sample, scatter, select, shape, slice, transpose, view  # noqa: F401  (importing a family registers its records)
+# ruff: noqa: F401, I001  (importing a family registers its records)
+from graphopt.ops import (
+    activation, along_axis, arithmetic, aten, attention, cast, classic, concat, control, conv, creation, deform,
+    detect, elementwise, expand, flex, gather, logic, loss, matmul, norm, pad, pool, quant, quant_linear, random,
+    reduce, resize, rnn, roi, rotary, sample, scatter, select, sequence, shape, slice, spectral, stateful, text,
+    training, transpose, view,
+)  # fmt: skip
 from graphopt.ops.record import REQUIRED, Operator, attribute, execute, find, operators, record_of, register
 from graphopt.ops.relation import Axis, DimRef, Relation, Selection, Shrinkage, labels
 

@@ -54,11 +54,14 @@ def normalizer(x: torch.Tensor, *, norm: str = "MAX") -> torch.Tensor:
         OptionError: another norm.
     """
     y = x.float()
-    size = {"MAX": y.amax, "L1": y.abs().sum, "L2": y.square().sum}.get(norm)
-    if size is None:
-        raise OptionError(f"Normalizer has no norm '{norm}'", hint="use MAX, L1 or L2")
-    total = size(-1, keepdim=True)
-    return y / (total.sqrt() if norm == "L2" else total)
+    match norm:
+        case "MAX":
+            return y / y.amax(-1, keepdim=True)
+        case "L1":
+            return y / y.abs().sum(-1, keepdim=True)
+        case "L2":
+            return y / y.square().sum(-1, keepdim=True).sqrt()
+    raise OptionError(f"Normalizer has no norm '{norm}'", hint="use MAX, L1 or L2")
 
 
 def _float32(node: Node) -> list[ValueType]:
@@ -99,8 +102,10 @@ def label_encoder(
     values = _plain(_given(values_floats, values_int64s, values_strings, values_tensor))
     fallback = default_string if values_strings else default_float if values_floats else default_int64
     if values_tensor is not None and default_tensor is None:
-        text = isinstance(values_tensor, np.ndarray)
-        fallback = default_string if text else -0.0 if values_tensor.is_floating_point() else default_int64
+        if isinstance(values_tensor, np.ndarray):
+            fallback = default_string
+        else:
+            fallback = -0.0 if values_tensor.is_floating_point() else default_int64
     elif values_tensor is not None:
         fallback = _plain(default_tensor)[0]
     table = {_key(key): value for key, value in reversed(list(zip(keys, values, strict=True)))}
@@ -160,19 +165,20 @@ def tree_ensemble(
     """ONNX TreeEnsemble: x [N, F] to [N, n_targets]. All rows walk down a tree together, a level at a time.
 
     Raises:
-        UnsupportedOperatorError: a post_transform of PROBIT.
+        UnsupportedOperatorError: a post_transform other than NONE, SOFTMAX and LOGISTIC.
+        DataError: membership_values that do not fit the nodes.
     """
-    index = {"device": x.device, "dtype": torch.int64}
-    children = torch.tensor([nodes_falsenodeids, nodes_truenodeids], **index)
-    leaves = torch.tensor([nodes_falseleafs, nodes_trueleafs], **index)
-    features = torch.tensor(nodes_featureids, **index)
+    children = torch.tensor([nodes_falsenodeids, nodes_truenodeids], device=x.device)
+    leaves = torch.tensor([nodes_falseleafs, nodes_trueleafs], device=x.device)
+    features = torch.tensor(nodes_featureids, device=x.device)
     holds = _conditions(x, features, nodes_modes, nodes_splits, membership_values)
     if nodes_missing_value_tracks_true:
         tracks = torch.tensor(nodes_missing_value_tracks_true, device=x.device) > 0
         holds = holds | (x[:, features].isnan() & tracks)
     reached = [_descend(root, holds, children, leaves > 0) for root in tree_roots]
     leaf = torch.stack(reached, 1)
-    scores = _aggregate(leaf_weights[leaf], torch.tensor(leaf_targetids, **index)[leaf], n_targets, aggregate_function)
+    targets = torch.tensor(leaf_targetids, device=x.device)[leaf]
+    scores = _aggregate(leaf_weights[leaf], targets, n_targets, aggregate_function)
     return _transformed(scores.to(x.dtype), post_transform)
 
 

@@ -21,7 +21,10 @@ _SCALAR = TensorType(DType.INT64, ())
 
 
 def join(a: ValueType, b: ValueType) -> ValueType:
-    """The narrowest type that values of both types have; dimensions that differ are unknown."""
+    """The narrowest type that values of both types have; dimensions that differ are unknown.
+
+    Element types cannot differ: where only one is known, it is that.
+    """
     if a == b:
         return a
     if isinstance(a, OptionalType) or isinstance(b, OptionalType):
@@ -31,7 +34,8 @@ def join(a: ValueType, b: ValueType) -> ValueType:
         return SequenceType(join(a.element, b.element))
     if not isinstance(a, TensorType) or not isinstance(b, TensorType):
         return UNKNOWN
-    dtype = a.dtype if a.dtype is b.dtype else DType.UNDEFINED
+    known = {a.dtype, b.dtype} - {DType.UNDEFINED}
+    dtype = known.pop() if len(known) == 1 else DType.UNDEFINED
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return TensorType(dtype)
     return TensorType(dtype, tuple(x if D.same(x, y) else None for x, y in zip(a.shape, b.shape, strict=True)))

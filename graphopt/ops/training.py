@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,7 +19,7 @@ def _columns(tensors: tuple[torch.Tensor, ...], kinds: int) -> list[tuple[torch.
     return [tuple(tensors[kind * count + i] for kind in range(kinds)) for i in range(count)]
 
 
-def _flat(rows: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+def _flat(rows: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     return tuple(tensor for column in zip(*rows, strict=True) for tensor in column)
 
 
