@@ -127,10 +127,10 @@ def test_training_through_quantization_recovers_accuracy(trained, tmp_path):
 
 
 def test_the_batch_in_use_decides():
-    """The digits network is too small to gain from integers one image at a time, and gains with a batch."""
-    module, example = digits()
-    alone, many = (capture(module, example, dynamic={"x": {0: "batch"}}) for _ in range(2))
-    samples = [torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))]
+    """LeNet is too small to gain from integers one image at a time, and gains with a batch."""
+    module, (x,) = build("lenet")
+    alone, many = (capture(module, (x,), dynamic={"x": {0: "batch"}}) for _ in range(2))
+    samples = [torch.rand(8, *x.shape[1:], generator=torch.Generator().manual_seed(0))]
     optimize(alone, "simplify,fuse,quantize", samples)
     optimize(many, "simplify,fuse,quantize{sizes={batch:64}}", samples)
     counts = [sum(node.op == "QuantizeLinear" for node in graph.walk()) for graph in (alone, many)]
