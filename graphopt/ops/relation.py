@@ -123,23 +123,17 @@ def labels(
     operands = list(zip(left.split(","), node.inputs, strict=False)) + list(
         zip(right.split(","), node.outputs, strict=False)
     )
-    open_labels: set[str] = set()
     for spec, value in operands:
         spec = spec.strip()
         if value is None or spec == "-" or value.shape is None:
             continue
-        open_labels |= _label_operand(relation, value, spec, sizes or {}, reasons or {})
-    # A label whose extent is not a number somewhere cannot lose indices anywhere.
-    for ref in [r for r, axes in relation.axes.items() if any(axis.label in open_labels for axis in axes)]:
-        del relation.axes[ref]
+        _label_operand(relation, value, spec, sizes or {}, reasons or {})
     return relation
 
 
 def _label_operand(
     relation: Relation, value: Value, spec: str, sizes: Mapping[str, Dim], reasons: Mapping[str, str]
-) -> set[str]:
-    """Labels the dimensions of one operand; returns the labels of those whose extent is not a number."""
-    open_labels: set[str] = set()
+) -> None:
     tokens = [match.group(0) for match in _TOKEN.finditer(spec)]
     shape = value.shape or ()
     spread = next((i for i, token in enumerate(tokens) if token in ("*", "...")), None)
