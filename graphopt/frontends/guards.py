@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ _SOURCE = re.compile(r"L((?:\[[^\]]+\])+)\.size\(\)\[(\d+)\]")
 _KEY = re.compile(r"\['?([^\]']+)'?\]")
 # Tracing takes sizes for neither 0 nor 1; the graph works there all the same.
 _ABOUT_ONE = re.compile(r"(!= [01]|>= [012])$")
-# As far as sizes are tried, and how many may fit a condition that leaves nothing open (a rounded half fits two).
-_TRIED, _FEW = range(2, 257), 2
+# As far as sizes are tried.
+_TRIED = range(2, 1025)
+
+
+_BUILTINS = {"max": max, "min": min, "abs": abs}
 
 
 class OtherWayError(CaptureError):
@@ -71,17 +75,19 @@ def _check_example(guard: str, text: str, by_name: dict[str, Example]) -> None:
 def _check_open(guard: str, text: str, by_name: dict[str, Example]) -> None:
     if " == " not in guard or "%" in guard or not any(_place(match, by_name)[0] for match in _SOURCE.finditer(guard)):
         return
-    fits = sum(_holds(_SOURCE.sub(str(size), guard)) for size in _TRIED)
-    if fits <= _FEW:
+    condition = compile(_SOURCE.sub("size", guard), "<guard>", "eval")
+    fits = [size for size in _TRIED if _holds(condition, size=size)]
+    # Sizes between a number and its double (a rounded eighth that has to be 4 allows 32 to 39) are one size, rounded.
+    if not fits or max(fits) < 2 * min(fits):
         raise CaptureError(
             f"a dimension cannot be dynamic: the module's code needs {text}",
             hint="leave it out of dynamic, or compute with the tensor's shape without int() or float()",
         )
 
 
-def _holds(condition: str) -> bool:
-    """Evaluates a condition that torch printed, with numbers in the place of sizes."""
-    names: dict[str, Any] = {"math": math, "torch": torch, "__builtins__": {"max": max, "min": min, "abs": abs}}
+def _holds(condition: str | CodeType, **sizes: int) -> bool:
+    """Evaluates a condition that torch printed, with numbers or names in the place of sizes."""
+    names: dict[str, Any] = {"math": math, "torch": torch, "__builtins__": _BUILTINS, **sizes}
     try:
         return bool(eval(condition, names))
     except (ZeroDivisionError, NameError, AttributeError, TypeError, ValueError):

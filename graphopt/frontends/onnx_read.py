@@ -15,7 +15,8 @@ from graphopt.frontends import onnx_upgrade_inputs, onnx_upgrade_layers  # noqa:
 from graphopt.frontends.onnx_attributes import AttributeReader
 from graphopt.frontends.onnx_order import Step, describe, ordered
 from graphopt.frontends.onnx_upgrade import Upgrade
-from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value
+from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value, ValueType
+from graphopt.ir.dims import is_symbolic
 from graphopt.ops import torch_notes
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
 
@@ -62,8 +63,16 @@ def _model_info(model: onnx.ModelProto, opset: int) -> ModelInfo:
         domains={each.domain: each.version for each in model.opset_import if each.domain not in ("", "ai.onnx")},
         functions=tuple(function.SerializeToString() for function in model.functions),
         metadata=_metadata(model.metadata_props),
+        declared=_declared(model.graph),
         rest=rest.SerializeToString(),
     )
+
+
+def _declared(graph: onnx.GraphProto) -> dict[str, ValueType]:
+    outputs = {info.name: read_type(info.type) for info in graph.output}
+    if not any(isinstance(kind, TensorType) and any(map(is_symbolic, kind.shape or ())) for kind in outputs.values()):
+        return {}
+    return {**{info.name: read_type(info.type) for info in graph.input}, **outputs}
 
 
 def _metadata(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:

@@ -56,9 +56,9 @@ class _Whole(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        name = getattr(func, "__name__", "")
         # A packed sequence has its lengths in the place of the initial state, and projections change the width.
         if func in _FUNCTIONS and not kwargs and len(args) == 9 and isinstance(args[3], bool):
+            name = func.__name__
             states = args[1] if name == "lstm" else [args[1]]
             if all(state.shape[-1] == states[0].shape[-1] for state in states):
                 return getattr(torch.ops.graphopt, name)(*args)
@@ -69,7 +69,10 @@ _FUNCTIONS = {getattr(torch._VF, name) for name in ("lstm", *_SINGLE)}
 
 
 @contextlib.contextmanager
-def whole_recurrent_layers() -> Iterator[None]:
-    """Within this context recurrent layers are single calls, whatever the length of their sequence."""
+def whole_recurrent_layers(module: torch.nn.Module) -> Iterator[None]:
+    """Within this context the recurrent layers of `module` are single calls, whatever the length of their sequence."""
+    if not any(isinstance(each, torch.nn.RNNBase) for each in module.modules()):
+        yield  # listening to every call takes time
+        return
     with _Whole():
         yield

@@ -18,10 +18,12 @@ class Symbols:
 
     def __init__(self) -> None:
         self._names: dict[str, Dim] = {}
+        self._dims: dict[sympy.Expr, Dim] = {}
 
     def bind(self, symbol: sympy.Expr, dim: Dim) -> None:
         """Calls torch's `symbol` (``s77``) `dim` from now on; the first call counts."""
         self._names.setdefault(str(symbol), dim)
+        self._dims.clear()
 
     def names(self, symbol: sympy.Expr) -> bool:
         """Whether `symbol` has a name."""
@@ -31,7 +33,10 @@ class Symbols:
         """A size from tracing as a dimension; ``None`` for arithmetic that dimensions do not have."""
         if isinstance(size, int):
             return size
-        return D.normalise(self._convert(expression(size)))
+        expr = expression(size)
+        if expr not in self._dims:
+            self._dims[expr] = D.normalise(self._convert(expr))
+        return self._dims[expr]
 
     def type_of(self, traced: Any) -> TensorType | None:
         """The type of a value of tracing: a tensor's, a 0-d one for a number, ``None`` for anything else."""

@@ -1,0 +1,268 @@
+"""Small models of the transformers library with random weights: nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+import transformers as hf
+from torch import nn
+
+#: Extents by name: ``{"batch": 2, "seq": 9}``.
+Sizes: TypeAlias = Mapping[str, int]
+
+TEXT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+ENCODER = {**TEXT, "max_position_embeddings": 64}
+DECODER = {**ENCODER, "use_cache": False}
+GROUPED = {**DECODER, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+PATCHES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+           "image_size": 32, "patch_size": 8}  # fmt: skip
+T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "use_cache": False}
+SPEECH = {**ENCODER, "conv_dim": (16, 16, 16), "conv_stride": (5, 2, 2), "conv_kernel": (10, 3, 3),
+          "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture.
+
+    Attributes:
+        make: builds the module, with random weights.
+        inputs: keyword arguments of ``forward`` at given sizes.
+        dynamic: open dimensions, as `capture` takes them.
+        traced: the sizes that are traced.
+        others: the sizes that are checked besides.
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[Sizes], dict[str, torch.Tensor]]
+    dynamic: dict[str, dict[int, str]]
+    traced: Sizes = field(default_factory=lambda: {"batch": 2, "seq": 9})
+    others: tuple[Sizes, ...] = ({"batch": 1, "seq": 5}, {"batch": 3, "seq": 14})
+
+
+def ids(sizes: Sizes, seq: str = "seq", vocabulary: int = 99) -> torch.Tensor:
+    """Token ids [batch, seq]; none is a padding or end token."""
+    return torch.randint(3, vocabulary, (sizes["batch"], sizes[seq]))
+
+
+def mask(sizes: Sizes, seq: str = "seq") -> torch.Tensor:
+    """An attention mask [batch, seq] whose later rows end in padding."""
+    lengths = sizes[seq] - torch.arange(sizes["batch"]) % 3
+    return (torch.arange(sizes[seq]) < lengths[:, None]).long()
+
+
+def text(config: Any, model: Callable[..., nn.Module] | None = None) -> Case:
+    """A model of token ids and an attention mask."""
+    return Case(
+        lambda: model(config) if model is not None else hf.AutoModel.from_config(config),
+        lambda sizes: {"input_ids": ids(sizes), "attention_mask": mask(sizes)},
+        {"input_ids": {0: "batch", 1: "seq"}, "attention_mask": {0: "batch", 1: "seq"}},
+    )
+
+
+def image(
+    config: Any,
+    model: Callable[..., nn.Module] | None = None,
+    side: int = 32,
+    open_sides: tuple[Sizes, ...] = (),
+    **extra: Callable[[Sizes], torch.Tensor],
+) -> Case:
+    """A model of images; with `open_sides` height and width are open as well, and checked at these."""
+    axes = {0: "batch", 2: "height", 3: "width"} if open_sides else {0: "batch"}
+    fixed = {"height": side, "width": side}
+    return Case(
+        lambda: model(config) if model is not None else hf.AutoModel.from_config(config),
+        lambda sizes: {
+            "pixel_values": torch.randn(sizes["batch"], 3, sizes["height"], sizes["width"]),
+            **{name: make(sizes) for name, make in extra.items()},
+        },
+        {"pixel_values": axes, **{name: axes_of_mask(open_sides) for name in extra}},
+        {"batch": 2, **fixed},
+        open_sides or ({"batch": 1, **fixed}, {"batch": 3, **fixed}),
+    )
+
+
+def axes_of_mask(open_sides: tuple[Sizes, ...]) -> dict[int, str]:
+    """Open dimensions of a mask [batch, height, width]."""
+    return {0: "batch", 1: "height", 2: "width"} if open_sides else {0: "batch"}
+
+
+def speech(config: Any, model: Callable[..., nn.Module] | None = None) -> Case:
+    """A model of sound waves."""
+    return Case(
+        lambda: model(config) if model is not None else hf.AutoModel.from_config(config),
+        lambda sizes: {"input_values": torch.randn(sizes["batch"], sizes["time"])},
+        {"input_values": {0: "batch", 1: "time"}},
+        {"batch": 2, "time": 800},
+        ({"batch": 1, "time": 613}, {"batch": 3, "time": 1024}),
+    )
+
+
+def pair(config: Any) -> Case:
+    """An encoder and a decoder of token ids, of two lengths."""
+    return Case(
+        lambda: hf.AutoModel.from_config(config),
+        lambda sizes: {
+            "input_ids": ids(sizes),
+            "attention_mask": mask(sizes),
+            "decoder_input_ids": ids(sizes, "target"),
+        },
+        {
+            "input_ids": {0: "batch", 1: "seq"},
+            "attention_mask": {0: "batch", 1: "seq"},
+            "decoder_input_ids": {0: "batch", 1: "target"},
+        },
+        {"batch": 2, "seq": 9, "target": 6},
+        ({"batch": 1, "seq": 5, "target": 8}, {"batch": 3, "seq": 14, "target": 3}),
+    )
+
+
+def t5_decoder() -> Case:
+    """T5's decoder alone, over hidden states of an encoder."""
+    config = hf.T5Config(**T5, is_decoder=True)
+    return Case(
+        lambda: hf.T5Model(config).decoder,
+        lambda sizes: {
+            "input_ids": ids(sizes, "target"),
+            "encoder_hidden_states": torch.randn(sizes["batch"], sizes["seq"], 32),
+            "encoder_attention_mask": mask(sizes),
+        },
+        {
+            "input_ids": {0: "batch", 1: "target"},
+            "encoder_hidden_states": {0: "batch", 1: "seq"},
+            "encoder_attention_mask": {0: "batch", 1: "seq"},
+        },
+        {"batch": 2, "seq": 9, "target": 6},
+        ({"batch": 1, "seq": 5, "target": 8}, {"batch": 3, "seq": 14, "target": 3}),
+    )
+
+
+def two_towers(config: Any) -> Case:
+    """Images beside texts; a batch of each, of its own size."""
+    return Case(
+        lambda: hf.AutoModel.from_config(config),
+        lambda sizes: {
+            "input_ids": ids(sizes),
+            "pixel_values": torch.randn(sizes["images"], 3, 32, 32),
+            "attention_mask": mask(sizes),
+        },
+        {
+            "input_ids": {0: "batch", 1: "seq"},
+            "pixel_values": {0: "images"},
+            "attention_mask": {0: "batch", 1: "seq"},
+        },
+        {"batch": 2, "seq": 9, "images": 3},
+        ({"batch": 1, "seq": 5, "images": 2}, {"batch": 3, "seq": 14, "images": 4}),
+    )
+
+
+def whisper_encoder() -> Case:
+    """Whisper's encoder; its length is fixed by its learned positions."""
+    config = hf.WhisperConfig(d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+                              decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, vocab_size=99,
+                              num_mel_bins=16, max_source_positions=20, max_target_positions=24,
+                              pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1)  # fmt: skip
+    return Case(
+        lambda: hf.WhisperModel(config).encoder,
+        lambda sizes: {"input_features": torch.randn(sizes["batch"], 16, 40)},
+        {"input_features": {0: "batch"}},
+        {"batch": 2},
+        ({"batch": 1}, {"batch": 3}),
+    )
+
+
+def backbone() -> hf.ResNetConfig:
+    """A small ResNet."""
+    return hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic",
+                           out_features=["stage4"])  # fmt: skip
+
+
+def detr() -> Case:
+    """DETR over a small ResNet, with its pixel mask."""
+    config = hf.DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
+                           backbone_config=backbone(), d_model=32, encoder_layers=2, decoder_layers=2,
+                           encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48,
+                           decoder_ffn_dim=48, num_queries=7)  # fmt: skip
+    return image(
+        config, hf.DetrForObjectDetection, 64,
+        ({"batch": 1, "height": 96, "width": 64}, {"batch": 3, "height": 80, "width": 112}),
+        pixel_mask=lambda s: torch.ones(s["batch"], s["height"], s["width"], dtype=torch.long),
+    )  # fmt: skip
+
+
+SIDES: tuple[Sizes, ...] = ({"batch": 1, "height": 48, "width": 40}, {"batch": 3, "height": 56, "width": 72})
+WIDE_SIDES: tuple[Sizes, ...] = ({"batch": 1, "height": 96, "width": 64}, {"batch": 3, "height": 64, "width": 128})
+
+#: Every architecture by name. A case is built when it is asked for, and so are configurations.
+CASES: dict[str, Callable[[], Case]] = {
+    # -- encoders of text
+    "BERT": lambda: text(hf.BertConfig(**ENCODER)),
+    "DistilBERT": lambda: text(hf.DistilBertConfig(
+        vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=64)),
+    "RoBERTa": lambda: text(hf.RobertaConfig(**ENCODER)),
+    "DeBERTa-v2": lambda: text(hf.DebertaV2Config(
+        **ENCODER, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", pos_att_type=["p2c", "c2p"],
+        share_att_key=True, position_biased_input=False)),
+    "ALBERT": lambda: text(hf.AlbertConfig(**ENCODER, embedding_size=16)),
+    "MobileBERT": lambda: text(hf.MobileBertConfig(
+        **ENCODER, embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16)),
+    "ELECTRA": lambda: text(hf.ElectraConfig(**ENCODER, embedding_size=16)),
+    "MPNet": lambda: text(hf.MPNetConfig(**ENCODER)),
+    "ModernBERT": lambda: text(hf.ModernBertConfig(
+        **ENCODER, pad_token_id=0, local_attention=6, attn_implementation="sdpa", reference_compile=False)),
+    "T5 encoder": lambda: text(hf.T5Config(**T5), hf.T5EncoderModel),
+    # -- encoders with decoders
+    "T5 decoder": t5_decoder,
+    "T5": lambda: pair(hf.T5Config(**T5)),
+    "BART": lambda: pair(hf.BartConfig(
+        vocab_size=99, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64,
+        use_cache=False)),
+    # -- decoders
+    "GPT-2": lambda: text(hf.GPT2Config(
+        vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64, use_cache=False), hf.GPT2LMHeadModel),
+    "OPT": lambda: text(hf.OPTConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32,
+        max_position_embeddings=64, use_cache=False), hf.OPTForCausalLM),
+    "GPT-NeoX": lambda: text(hf.GPTNeoXConfig(**DECODER), hf.GPTNeoXForCausalLM),
+    "BLOOM": lambda: text(hf.BloomConfig(
+        vocab_size=99, hidden_size=32, n_layer=2, n_head=4, use_cache=False), hf.BloomForCausalLM),
+    "LLaMA": lambda: text(hf.LlamaConfig(**GROUPED), hf.LlamaForCausalLM),
+    "Mistral": lambda: text(hf.MistralConfig(**GROUPED, sliding_window=6), hf.MistralForCausalLM),
+    "Qwen2": lambda: text(hf.Qwen2Config(**GROUPED), hf.Qwen2ForCausalLM),
+    "Qwen3": lambda: text(hf.Qwen3Config(**GROUPED, head_dim=8), hf.Qwen3ForCausalLM),
+    "Gemma": lambda: text(hf.GemmaConfig(**GROUPED, head_dim=8), hf.GemmaForCausalLM),
+    "Gemma 2": lambda: text(hf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=6), hf.Gemma2ForCausalLM),
+    "Phi": lambda: text(hf.PhiConfig(**GROUPED), hf.PhiForCausalLM),
+    "Mamba": lambda: text(hf.MambaConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4, use_cache=False), hf.MambaForCausalLM),
+    # -- images
+    "ViT": lambda: image(hf.ViTConfig(**PATCHES)),
+    "DeiT": lambda: image(hf.DeiTConfig(**PATCHES)),
+    "BEiT": lambda: image(hf.BeitConfig(**PATCHES, use_relative_position_bias=True)),
+    "DINOv2": lambda: image(hf.Dinov2Config(**PATCHES), None, 40, SIDES),
+    "Swin": lambda: image(hf.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4)),
+    "ConvNeXt": lambda: image(hf.ConvNextConfig(
+        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1]), hf.ConvNextForImageClassification, 64, WIDE_SIDES),
+    "SegFormer": lambda: image(hf.SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 2, 4], decoder_hidden_size=16),
+        hf.SegformerForSemanticSegmentation, 64, WIDE_SIDES),
+    "ResNet": lambda: image(backbone(), hf.ResNetForImageClassification, 64, WIDE_SIDES),
+    "MobileNetV2": lambda: image(
+        hf.MobileNetV2Config(depth_multiplier=0.35, tf_padding=False), None, 64, WIDE_SIDES),
+    "DETR": detr,
+    # -- both
+    "CLIP": lambda: two_towers(hf.CLIPConfig(
+        text_config={**ENCODER, "bos_token_id": 1, "eos_token_id": 98, "pad_token_id": 0}, vision_config=PATCHES,
+        projection_dim=16)),
+    "SigLIP": lambda: two_towers(hf.SiglipConfig(
+        text_config={**ENCODER, "projection_size": 32}, vision_config=PATCHES)),
+    # -- sound
+    "Whisper encoder": whisper_encoder,
+    "Wav2Vec2": lambda: speech(hf.Wav2Vec2Config(**SPEECH)),
+    "HuBERT": lambda: speech(hf.HubertConfig(**SPEECH)),
+}  # fmt: skip
