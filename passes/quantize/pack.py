@@ -53,7 +53,7 @@ def _pack_constants(graph: Graph) -> int:
         data = execute(pair.quantize, inputs)[0]
         stored = graph.add_constant(data, pair.quantize.output.name, dtype=pair.zero_point.dtype)
         pair.quantize.output.replace_uses(stored)
-        graph.sweep([pair.quantize.output])
+        _inherit(graph, stored, pair.source, pair.quantize.output)
         count += 1
     return count
 
@@ -150,5 +150,13 @@ def _pack_bias(graph: Graph, node: Node, index: int, bias: Value, scale: torch.T
     )  # fmt: skip
     graph.insert_before(node, dequantize)
     node.set_input(index, restored)
-    graph.sweep([bias])
+    _inherit(graph, integers, bias, bias)
     return True
+
+
+def _inherit(graph: Graph, stored: Value, source: Value, left: Value) -> None:
+    """Removes `left`, and with it `source` if nothing else reads it; the integers are then the module's parameter."""
+    parameter = source.parameter
+    graph.sweep([left])
+    if source.graph is None and parameter is not None:
+        stored.parameter = parameter
