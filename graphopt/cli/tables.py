@@ -13,6 +13,7 @@ from rich.text import Text
 from graphopt.analysis.cost import Cost
 from graphopt.analysis.shapes import propagate
 from graphopt.ir import Graph, Node
+from graphopt.ir.dims import free_names
 from graphopt.ops import REQUIRED, find
 from graphopt.pipeline import Alias, Pass, Report, all_aliases, all_passes
 from graphopt.pipeline.html import human
@@ -45,7 +46,8 @@ def inspect_tables(graph: Graph, layers: bool) -> list[RenderableType]:
     head = Table(title=f"graph '{facts['name']}'", show_header=False, title_justify="left")
     head.add_row("nodes", f"{facts['nodes']:,}")
     head.add_row("weights", f"{facts['weights']:,} ({human(facts['weight_bytes'])}B)")
-    head.add_row("MACs per sample", f"{facts['macs']:,}")
+    named = sorted({n for v in graph.inputs for d in v.tensor_type.shape or () for n in free_names(d)})
+    head.add_row(f"MACs at {', '.join(f'{name}=1' for name in named)}" if named else "MACs", f"{facts['macs']:,}")
     for name, kind in facts["inputs"].items():
         head.add_row("input", f"{name}: {kind}")
     for name, kind in facts["outputs"].items():
