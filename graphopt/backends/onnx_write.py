@@ -13,9 +13,10 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from graphopt.backends.onnx_attributes import AttributeWriter
 from graphopt.backends.onnx_forms import form_at
+from graphopt.backends.onnx_interface import declared_outputs
 from graphopt.backends.onnx_names import Names
 from graphopt.backends.onnx_opset import OpVersion, trimmed, version_at, written_outputs
-from graphopt.ir import UNKNOWN, DType, Graph, Node, TensorType, Value
+from graphopt.ir import UNKNOWN, DType, Graph, Node, TensorType, Value, ValueType
 from graphopt.ops import torch_notes
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_tensor, write_type
 
@@ -132,8 +133,9 @@ class _Writer:
         for value in graph.constants:
             if self._is_written(value):
                 self._initializer(graph, proto, value)
+        declared = declared_outputs(graph) if graph is self._graph else {}
         for value, name in zip(graph.outputs, self._names.outputs[graph], strict=True):
-            self._value_info(proto.output, value, name)
+            self._value_info(proto.output, value, name, declared.get(name))
         self._annotate(graph, proto)
 
     def _constant_node(self, proto: onnx.GraphProto, value: Value) -> None:
@@ -174,10 +176,14 @@ class _Writer:
             proto.initializer.append(weight.proto)
 
     def _value_info(
-        self, container: RepeatedCompositeFieldContainer[onnx.ValueInfoProto], value: Value, name: str
+        self,
+        container: RepeatedCompositeFieldContainer[onnx.ValueInfoProto],
+        value: Value,
+        name: str,
+        declared: ValueType | None = None,
     ) -> None:
         info = container.add(name=name)
-        kind = value.type
+        kind = declared or value.type
         if kind != UNKNOWN and not (isinstance(kind, TensorType) and kind.dtype is DType.UNDEFINED):
             info.type.CopyFrom(write_type(kind))
             self._dtypes.add(value.dtype)

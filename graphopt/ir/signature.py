@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt.ir.types import ValueType
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -45,6 +47,8 @@ class ModelInfo:
         domains: versions of the custom domains in use.
         functions: serialized ``FunctionProto`` of the model-local functions.
         metadata: ``metadata_props``.
+        declared: the file's types of inputs and outputs by name, where outputs have named dimensions. Names that
+            callers know are not lost when shape propagation finds an expression for them.
         rest: serialized ``ModelProto`` of what has no place here (training information, device configurations).
     """
 
@@ -58,4 +62,5 @@ class ModelInfo:
     domains: dict[str, int] = field(default_factory=dict)
     functions: tuple[bytes, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    declared: dict[str, ValueType] = field(default_factory=dict)
     rest: bytes = b""
