@@ -198,6 +198,9 @@ def written_outputs(node: Node, version: OpVersion | None) -> list[Value | None]
     """The outputs to write: ``None`` where one is left out, those at the end dropped where the schema allows."""
     if version is None:
         return [v if v.name or v.uses else None for v in node.outputs]
+    if node.op == "BatchNormalization" and node.attributes.get("training_mode", 0):
+        # Its schema calls them optional, its type rule wants all three.
+        return [*node.outputs, *(Value() for _ in range(3 - len(node.outputs)))]
     optional = version.optional
     outputs: list[Value | None] = [
         None if not v.uses and i < len(optional) and optional[i] else v for i, v in enumerate(node.outputs)

@@ -199,3 +199,19 @@ def test_versions_cover_all_opsets_without_gaps():
 def test_expressible_is_a_set_of_opsets():
     (gelu,) = graph_of("Gelu")
     assert [v for v in range(13, NEWEST + 1) if expressible(gelu) >> v & 1] == list(range(20, NEWEST + 1))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_normalization_that_trains_has_all_its_outputs(count):
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, (2, 3, 4)))
+    parameters = [graph.add_constant(torch.full((3,), number)) for number in (1.0, 2.0, 3.0, 4.0)]
+    node = graph.append(Node("BatchNormalization", [x, *parameters], {"training_mode": 1}, count))
+    graph.add_output(node.output, "y")
+    written = to_onnx(graph)
+    outputs = written.graph.node[0].output
+    assert len(outputs) == 3
+    assert all(outputs)
+    given = torch.randn(2, 3, 4)
+    want = torch.nn.functional.batch_norm(given, None, None, *(p.data for p in parameters[:2]), training=True)
+    assert_close(run(written, given.numpy())[0], want.numpy())
