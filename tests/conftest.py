@@ -1,4 +1,7 @@
+import os
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -29,3 +32,24 @@ def seed() -> int:
     np.random.seed(value)  # code under test may use the global state
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(scope="session")
+def zoo_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The ONNX file that torch.onnx.export writes of a zoo model: made once in a session, whoever asks first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo-files"
+    folder.mkdir(exist_ok=True)
+
+    def export(name: str) -> Path:
+        from graphopt.models import build
+
+        path = folder / f"{name}.onnx"
+        if not path.exists():
+            module, args = build(name)
+            part = folder / f"{name}.{os.getpid()}.onnx"
+            torch.onnx.export(module, args, part, dynamo=True, verbose=False, external_data=False)
+            part.replace(path)
+        return path
+
+    return export
