@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import glob
 import warnings
@@ -150,6 +151,37 @@ def same(mine: Any, theirs: Any, rtol: float, atol: float, where: str) -> None:
         assert mine.tolist() == theirs.tolist(), f"{where} is {mine.tolist()}, not {theirs.tolist()}"
         return
     np.testing.assert_allclose(_plain(mine), _plain(theirs), rtol=rtol, atol=atol, equal_nan=True, err_msg=where)
+
+
+#: Tests that graphopt does not pass, by set: shell patterns and the reason. `reason` finds the one for a test.
+EXCEPTIONS: dict[str, dict[str, str]] = {
+    "node": {
+        "attention_*_bf16*": "the tolerance (1e-3) is finer than bfloat16 (4e-3): torch's products round elsewhere",
+        "attention_4d_causal_fp16*": "one or two of 192 elements round up to a neighbour in float16, 1e-3 apart",
+        "attention_4d_fp16": "two of 192 elements round to a neighbour in float16, 1e-3 apart",
+        "bernoulli*": "random numbers: torch draws others than numpy, whatever the seed",
+        "dft_inverse*": "expects rounding noise of 2e-7 where the exact result, which torch gives, is 0",
+        "image_decoder_decode_*": "needs an image library, which neither graphopt nor torch comes with",
+        "maxunpool_export_with_output_shape": "counts indices in another shape than ONNX Runtime and torch do "
+        "(https://github.com/onnx/onnx/issues/2398)",
+        "resize_downsample_scales_*_align_corners": "aligns the corners of a size that is no whole number; "
+        "ONNX Runtime and torch take the size that results",
+        "training_dropout": "random numbers: torch draws others than numpy, whatever the seed",
+        "training_dropout_default": "random numbers: torch draws others than numpy, whatever the seed",
+        "training_dropout_default_mask": "random numbers: torch draws others than numpy, whatever the seed",
+        "training_dropout_mask": "random numbers: torch draws others than numpy, whatever the seed",
+    },
+    "simple": {
+        "gradient_of_*": "Gradient, of the preview of training, needs differentiation of the graph around it",
+    },
+    "pytorch-converted": {},
+    "pytorch-operator": {},
+}  # fmt: skip
+
+
+def reason(case: Case) -> str:
+    """Why a test is expected not to pass; "" for one that is."""
+    return next((why for pattern, why in EXCEPTIONS[case.kind].items() if fnmatch.fnmatchcase(case.name, pattern)), "")
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

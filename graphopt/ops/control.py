@@ -103,6 +103,24 @@ class Settled:
         return False
 
 
+def _forget(value: Value, a: ValueType, b: ValueType, common: ValueType) -> None:
+    """Takes back what an output was believed to be where `a` or `b` knew better than what is `common` to them.
+
+    Propagation would keep it otherwise, as it does with what only the file knows.
+    """
+    kinds = (value.type, a, b, common)
+    if any(not isinstance(kind, TensorType) for kind in kinds):
+        return
+    old, x, y, z = (kind.shape if isinstance(kind, TensorType) else None for kind in kinds)
+    if old is None or x is None:
+        return
+    if y is None or z is None or len(z) != len(old):
+        value.type = TensorType(value.dtype)
+        return
+    lost = [c is None and (p is not None or q is not None) for p, q, c in zip(x, y, z, strict=True)]
+    value.type = TensorType(value.dtype, tuple(None if gone else size for size, gone in zip(old, lost, strict=True)))
+
+
 # -- If
 
 
@@ -112,7 +130,10 @@ def infer_if(node: Node) -> list[ValueType]:
         taken, other = (infer_body(body_of(node, name)) for name in ("then_branch", "else_branch"))
     if len(taken) != len(other):
         raise ShapeError(f"one branch returns {len(taken)} values, the other {len(other)}", where=node.describe())
-    return [join(a, b) for a, b in zip(taken, other, strict=True)]
+    common = [join(a, b) for a, b in zip(taken, other, strict=True)]
+    for value, a, b, kind in zip(node.outputs, taken, other, common, strict=False):
+        _forget(value, a, b, kind)
+    return common
 
 
 # -- Loop
@@ -126,6 +147,8 @@ def infer_loop(node: Node) -> list[ValueType]:
              for value, kind in zip(body.inputs, (_STEP, _CONDITION), strict=False)]  # fmt: skip
     with Settled(node):
         state = _settle(node, body, known, carried, (), 1)
+    for value, before, kind in zip(node.outputs, carried, state, strict=False):
+        _forget(value, before, kind, kind)
     rows = _rounds(node, body)
     return [*state, *(_stacked(value, rows, 0, node) for value in body.outputs[1 + len(state) :])]
 
@@ -175,6 +198,8 @@ def infer_scan(node: Node) -> list[ValueType]:
         steps.append(step)
     with Settled(node):
         state = _settle(node, body, (), operands[:first], slices, 0)
+    for value, before, kind in zip(node.outputs, operands[:first], state, strict=False):
+        _forget(value, before, kind, kind)
     known = next((step for step in steps if isinstance(step, int)), next((s for s in steps if s is not None), None))
     stacked = body.outputs[first:]
     axes = _axes(node, "output", len(stacked))

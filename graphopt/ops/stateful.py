@@ -18,7 +18,7 @@ _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, Tru
 
 def _heads(x: torch.Tensor, count: int) -> torch.Tensor:
     """[B, T, H*D] as [T, B, H, D], in float32 at least."""
-    split = x.reshape(*x.shape[:2], count, -1).transpose(0, 1)
+    split = x.reshape(*x.shape[:2], count, x.shape[2] // count).transpose(0, 1)
     return split if x.dtype is torch.float64 else split.float()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphopt.ops import execute
+from graphopt.ops import execute, record_of
 from tests.ops.oracle import check, graph_of
 
 RNG = np.random.default_rng(0)
@@ -80,6 +80,16 @@ def test_shrink_of_integers():
 def test_prelu(shape):
     slope = array(*shape) if shape else np.array(0.2, np.float32)
     check("PRelu", [array(2, 3, 4, 5), slope], symbolic={0: ("n", 3, "h", 5)})
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.7])
+def test_swiglu(alpha):
+    gate, x = array(2, 3), array(2, 3)
+    _, node = graph_of("SwiGLU", [gate, x], shapes={0: ("n", 3), 1: ("n", 3)}, alpha=alpha)
+    (got,) = execute(node, [torch.from_numpy(gate), torch.from_numpy(x)])
+    (swish,) = execute(graph_of("Swish", [gate], alpha=alpha)[1], [torch.from_numpy(gate)])
+    torch.testing.assert_close(got, swish * torch.from_numpy(x))
+    assert record_of(node).infer(node) == [node.operand(0).type]
 
 
 @pytest.mark.parametrize("bounds", [(-1, 1), (None, 0.5), (0, None), (None, None), (1, -1)])

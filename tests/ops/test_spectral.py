@@ -63,3 +63,13 @@ def test_the_last_dimension_is_no_axis():
     _, node = graph_of("DFT", [array(6, 8, 1), None, np.array(2)], constant=[2])
     with pytest.raises(ShapeError, match="real and imaginary"):
         record_of(node).infer(node)
+
+
+@pytest.mark.parametrize(
+    ("bins", "length", "rate", "low", "high"),
+    [(8, 16, 8192, 0, 4096), (20, 512, 16000, 80.0, 7600.0), (40, 64, 8000, 0.0, 4000.0), (1, 8, 100, 0.0, 50.0)],
+)
+@pytest.mark.parametrize("dtype", [1, 11])
+def test_mel_weight_matrix(bins, length, rate, low, high, dtype):
+    inputs = [np.array(bins), np.array(length), np.array(rate), np.array(low, np.float32), np.array(high, np.float32)]
+    check("MelWeightMatrix", inputs, constant=[0, 1], output_datatype=dtype)

@@ -127,6 +127,14 @@ def test_space_to_depth():
     check("SpaceToDepth", [array(2, 3, 4, 6)], symbolic={0: ("n", 3, "h", "w")}, blocksize=2)
 
 
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_space_to_depth_undoes_depth_to_space(mode):
+    x = torch.from_numpy(array(2, 12, 3, 5))
+    deep = execute(graph_of("DepthToSpace", [x.numpy()], blocksize=2, mode=mode)[1], [x])
+    (back,) = execute(graph_of("SpaceToDepth", [deep[0].numpy()], blocksize=2, mode=mode)[1], deep)
+    torch.testing.assert_close(back, x)
+
+
 def test_depth_to_space_rejects_channels_that_do_not_divide():
     with pytest.raises(ShapeError, match="divisible"):
         inferred("DepthToSpace", (1, 6, 2, 2), blocksize=2)

@@ -40,6 +40,7 @@ CASES = {
     "depth-to-space": ("DepthToSpace", [array(2, 12, 2, 3)], [], 1, {"blocksize": 2}),
     "depth-to-space-crd": ("DepthToSpace", [array(2, 12, 2, 3)], [], 1, {"blocksize": 2, "mode": "CRD"}),
     "space-to-depth": ("SpaceToDepth", [array(2, 3, 4, 6)], [], 1, {"blocksize": 2}),
+    "space-to-depth crd": ("SpaceToDepth", [array(2, 3, 4, 6)], [], 1, {"blocksize": 2, "mode": "CRD"}),
     "concat": ("Concat", [array(2, 3), array(2, 4), array(2, 1)], [], 1, {"axis": 1}),
     "split": ("Split", [array(2, 9), ints(2, 3, 4)], [1], 3, {"axis": 1}),
     "split-evenly": ("Split", [array(2, 9)], [], 3, {"axis": -1, "num_outputs": 3}),
