@@ -240,10 +240,8 @@ class _Planner:
         return self._is_free(key) and prefix not in self.plan.forms
 
     def _is_open(self, path: str) -> bool:
-        above = _ancestors(path)
-        return not (
-            hasattr(nn.Module, path.partition(".")[0]) or any(a in self.names or a in self.plan.forms for a in above)
-        )
+        taken = any(hasattr(nn.Module, part) for part in path.split("."))
+        return not taken and not any(a in self.names or a in self.plan.forms for a in _ancestors(path))
 
     # -- weights outside of modules
 

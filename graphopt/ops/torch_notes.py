@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+from torch import nn
+
 from graphopt.errors import LoadError
 from graphopt.ir import Leaf, Node, Origin, Parameter, Signature, Value
 
@@ -47,6 +49,8 @@ def read_value_notes(value: Value, metadata: MutableMapping[str, str]) -> None:
             raise _damaged(PARAMETER, str(error)) from error
         if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
             raise _damaged(PARAMETER, "a name holds quotes or control characters")
+        if any(hasattr(nn.Module, part) for name in names for part in name.split(".")):
+            raise _damaged(PARAMETER, "no module can have a parameter of that name")
         value.parameter = parameter
 
 
