@@ -28,6 +28,7 @@ from graphopt.ir import DType, Graph, MapType, Node, OptionalType, SequenceType,
 from graphopt.ir.literals import TypedTensor
 from graphopt.ops import aten, record_of
 from graphopt.ops.dispatch import stand_in
+from graphopt.ops.record import how_to_compute
 
 _NICE = re.compile(r"[A-Za-z]\w*")
 
@@ -68,7 +69,7 @@ def require_supported(graph: Graph) -> None:
         raise UnsupportedOperatorError(
             f"torch has no counterpart of {', '.join(sorted(missing))}",
             where=", ".join(node.describe() for node in missing.values()),
-            hint="register an Operator record with a compute function for each",
+            hint=how_to_compute(next(iter(missing.values()))),
         )
 
 

@@ -162,6 +162,14 @@ def attribute(node: Node, name: str) -> Any:
     return value
 
 
+def how_to_compute(node: Node) -> str:
+    """What a person can do about an operator that the vocabulary cannot compute."""
+    root = None if node.graph is None else node.graph.root
+    if node.domain and root is not None and root.model.functions:
+        return "if it is a function of the model, load that with inline=True"
+    return "register an Operator record with a compute function for it"
+
+
 def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...]:
     """Runs a node on tensors and returns one entry per output that the computation gives.
 
@@ -175,7 +183,7 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
         raise UnsupportedOperatorError(
             f"operator {node.domain + '::' if node.domain else ''}{node.op} cannot be executed with torch",
             where=node.describe(),
-            hint="register an Operator record with a compute function for it",
+            hint=how_to_compute(node),
         )
     keywords = {**node.attributes, **record.told(node)}
     other = stand_in_for(node, inputs)
