@@ -38,13 +38,17 @@ class RewritePass(Pass):
         """The rules of one run. Override to hand options to them."""
         return [rule() for rule in self.rules]
 
+    def rules_for(self, graph: Graph) -> list[Rule]:
+        """The rules of one run on `graph`. Override where they depend on the graph."""
+        return self.make_rules()
+
     def keeps(self, value: Value) -> bool:
         """Whether a constant stays when nothing reads it any more."""
         return not self.drops_parameters and is_kept(value)
 
     def run(self, graph: Graph, context: Context) -> Changes:
         propagate(graph)
-        statistics = apply_rules(graph, self.make_rules(), name=self.name, keep=self.keeps)
+        statistics = apply_rules(graph, self.rules_for(graph), name=self.name, keep=self.keeps)
         return Changes(
             modified=bool(statistics.hits),
             counts=dict(statistics.hits),

@@ -7,17 +7,22 @@ from graphopt.passes.fuse.fuse_conv_bn import FuseConvBatchNorm
 from graphopt.passes.fuse.fuse_gemm import FuseGemm
 from graphopt.passes.fuse.fuse_linear import FuseLinear
 from graphopt.passes.fuse.fuse_pad import FusePad
+from graphopt.passes.fuse.fuse_parallel import FuseParallel
 from graphopt.passes.fuse.merge_affine import MergeAffine
+from graphopt.passes.fuse.move_scales import MoveScales
+from graphopt.passes.fuse.recognise_activations import RecogniseActivations
+from graphopt.passes.fuse.recognise_norms import RecogniseNorms
 from graphopt.pipeline import register_alias
 
 register_alias(
     "fuse",
-    "fuse-pad,fuse-conv-bn,fuse-affine,fuse-bn-conv,fuse-bn-chain,merge-affine,fuse-linear,fuse-gemm",
+    "recognise-activations,recognise-norms,fuse-pad,fuse-conv-bn,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
+    "merge-affine,fuse-linear,fuse-gemm,fuse-parallel",
     repeat=4,
     doc="Fold normalisations, constants and paddings into the layers beside them, and layers into one another.",
 )
 
 __all__ = [
     "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseConvBatchNorm", "FuseGemm", "FuseLinear", "FusePad",
-    "MergeAffine",
+    "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations", "RecogniseNorms",
 ]  # fmt: skip

@@ -39,6 +39,22 @@ def _has_bias(matmul: Node) -> bool:
     return any(v.is_constant and channel_vector(v, len(shape), len(shape) - 1, shape[-1]) is not None for v in others)
 
 
+def is_linear_output(value: Value) -> bool:
+    """True for what comes out of a convolution or product, bias included, whose constant weight is its own."""
+    node = value.producer
+    if node is not None and node.op == "Add":
+        factors = [each for each in node.inputs if each is not None and not each.is_constant]
+        node = factors[0].producer if len(factors) == 1 and len(factors[0].uses) == 1 else None
+        if node is None or node.op != "MatMul" or not _has_bias(node):
+            return False
+    if node is None or node.domain or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return False
+    weight = node.operand(1)
+    if weight.producer is not None and weight.producer.op == "Transpose":
+        weight = weight.producer.operand(0)
+    return weight.is_constant and len(weight.uses) == 1
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer in a match.

@@ -1,10 +1,12 @@
 """Simplification: fewer nodes, the same numbers. One pass, one file; importing this package registers them."""
 
+from graphopt.passes.simplify.cancel_transposes import CancelTransposes
 from graphopt.passes.simplify.eliminate_dead import EliminateDead
 from graphopt.passes.simplify.eliminate_identity import EliminateIdentity
 from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphopt.passes.simplify.inline_if import InlineIf
 from graphopt.passes.simplify.merge_chains import MergeChains
+from graphopt.passes.simplify.merge_selections import MergeSelections
 from graphopt.passes.simplify.resolve_shapes import ResolveShapes
 from graphopt.passes.simplify.share_constants import ShareConstants
 from graphopt.passes.simplify.share_subexpressions import ShareSubexpressions
@@ -12,13 +14,13 @@ from graphopt.pipeline import register_alias
 
 register_alias(
     "simplify",
-    "inline-if,resolve-shapes,fold-constants,eliminate-identity,merge-chains,"
+    "inline-if,resolve-shapes,fold-constants,eliminate-identity,merge-selections,merge-chains,cancel-transposes,"
     "share-constants,share-subexpressions,eliminate-dead",
     repeat=4,
     doc="Make the graph smaller without changing what it computes, again and again until nothing changes.",
 )
 
 __all__ = [
-    "EliminateDead", "EliminateIdentity", "FoldConstants", "InlineIf", "MergeChains", "ResolveShapes", "ShareConstants",
-    "ShareSubexpressions",
+    "CancelTransposes", "EliminateDead", "EliminateIdentity", "FoldConstants", "InlineIf", "MergeChains",
+    "MergeSelections", "ResolveShapes", "ShareConstants", "ShareSubexpressions",
 ]  # fmt: skip

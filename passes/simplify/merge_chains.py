@@ -1,10 +1,10 @@
-"""Chains of views and casts."""
+"""Chains of views, casts, limits and expansions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.passes.simplify import chains
+from graphopt.passes.simplify import chains, clips, spreads
 from graphopt.pipeline import register
 from graphopt.rewrite import RewritePass
 
@@ -12,6 +12,6 @@ from graphopt.rewrite import RewritePass
 @register("merge-chains")
 @dataclass(frozen=True)
 class MergeChains(RewritePass):
-    """Merge reshapes of reshapes, transposes of transposes, casts of casts, pads of pads."""
+    """Merge reshapes of reshapes, transposes of transposes, casts of casts, pads of pads, limits of limits."""
 
-    rules = chains.RULES
+    rules = (*chains.RULES, *clips.RULES, *spreads.RULES)

@@ -11,6 +11,7 @@ from graphopt.analysis import propagate
 from graphopt.ir import Dim, DType, Graph, Node, Value
 from graphopt.ir import dims as D
 from graphopt.ops import attribute
+from graphopt.ops.builder import Builder
 from graphopt.pipeline import Changes, Context, Pass, register
 from graphopt.rewrite import replace, sweep
 
@@ -20,6 +21,7 @@ from graphopt.rewrite import replace, sweep
 class ResolveShapes(Pass):
     """Turn integer values whose contents are known into constants, and give Reshape constant shapes where it can.
 
+    CastLike becomes Cast, since the element type is known, and no longer depends on the operand that showed it.
     A Reshape whose new shape has one symbolic dimension gets -1 for it; of several, those that stand where they stood
     in its input get 0.
 
@@ -31,13 +33,16 @@ class ResolveShapes(Pass):
 
     def run(self, graph: Graph, context: Context) -> Changes:
         propagate(graph)
-        resolved = reshapes = 0
+        resolved = reshapes = casts = 0
         for node in graph.walk():
             if node.op == "Reshape" and not node.domain:
                 reshapes += _fix_reshape(node)
+            elif node.op == "CastLike" and not node.domain and node.output.dtype is not DType.UNDEFINED:
+                casts += _name_type(node)
             for value in node.outputs:
                 resolved += self._resolve(value)
-        return Changes(bool(resolved or reshapes), {"constants": resolved, "reshapes": reshapes})
+        counts = {"constants": resolved, "reshapes": reshapes, "casts": casts}
+        return Changes(any(counts.values()), counts)
 
     def _resolve(self, value: Value) -> bool:
         known, graph = value.known, value.graph
@@ -52,6 +57,18 @@ class ResolveShapes(Pass):
         constant = graph.add_constant(data, value.name, dtype=value.dtype)
         replace([value], [constant])
         return True
+
+
+def _name_type(node: Node) -> bool:
+    """Puts a Cast in the place of a CastLike."""
+    graph = node.graph
+    if graph is None:
+        return False
+    origin = node.origin.touched_by(ResolveShapes.name)
+    builder = Builder(graph, node, origin)
+    cast = builder.Cast(node.operand(0), to=int(node.output.dtype), saturate=node.attributes.get("saturate"))
+    replace(node.outputs, [cast], fresh=[] if cast.producer is None else [cast.producer])
+    return True
 
 
 def _fix_reshape(node: Node) -> bool:

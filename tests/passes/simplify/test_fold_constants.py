@@ -113,11 +113,11 @@ def test_a_weight_that_others_read_is_not_doubled():
 
 def test_a_transposed_weight_with_two_readers_inside_is_not_doubled():
     d = Draft()
-    t = d.Transpose(d.weight(32, 32), perm=[1, 0])
-    x = d.input("n", 32)
+    t = d.Transpose(d.weight(128, 128), perm=[1, 0])
+    x = d.input("n", 128)
     d.output(d.MatMul(x, d.Neg(t)), d.MatMul(x, d.Abs(t)))
     fold(d)
-    assert sum(value.data.numel() for value in d.graph.constants) <= 1024
+    assert sum(value.data.numel() for value in d.graph.constants) <= 128 * 128
 
 
 def test_trainable_parameters_stay_unless_asked():
@@ -217,3 +217,30 @@ def test_options_reach_it_through_the_alias():
     assert find_pass("fold-constants") is FoldConstants
     run_pipeline(d.graph, "simplify{parameters=true}", Context(d.graph))
     assert ops(d.graph) == ["MatMul"]
+
+
+def test_a_weight_that_is_cut_and_put_together_again_is_folded_at_once():
+    """What the exporters make of the gates of an LSTM."""
+    d = Draft()
+    w = d.weight(64, 128)
+    parts = [d.Slice(w, [start], [start + 16], [0]) for start in (0, 48, 16, 32)]
+    d.output(d.MatMul(d.input("n", 64), d.Concat(*parts, axis=0)))
+    fold(d)
+    assert ops(d.graph) == ["MatMul"]
+    assert sum(value.data.numel() for value in d.graph.constants) == 64 * 128
+
+
+def test_a_small_lookup_table_is_looked_up_ahead_of_time():
+    """The relative positions of Swin: 784 bytes of table and 2 KiB of indices become 4 KiB of biases."""
+    d = Draft()
+    index = d.constant(torch.randint(0, 49, (256, 1)))
+    d.output(d.Add(d.input("n", 256, 4), d.GatherND(d.weight(49, 4), index)))
+    fold(d)
+    assert ops(d.graph) == ["Add"]
+
+
+def test_share_zero_allows_nothing_beyond_growth():
+    d = Draft()
+    d.output(d.Add(d.input("n", 256, 4), d.GatherND(d.weight(49, 4), d.constant(torch.randint(0, 49, (256, 1))))))
+    fold(d, share=0.0)
+    assert ops(d.graph) == ["GatherND", "Add"]
