@@ -1,6 +1,17 @@
 """Pruning passes."""
 
 from graphopt.passes.prune.channels import PruneChannels
-from graphopt.passes.prune.importance import criterion
+from graphopt.passes.prune.criteria import (
+    Criterion,
+    Evidence,
+    all_criteria,
+    criterion,
+    find_criterion,
+    flow_criterion,
+    slice_criterion,
+)
 
-__all__ = ["PruneChannels", "criterion"]
+__all__ = [
+    "Criterion", "Evidence", "PruneChannels", "all_criteria", "criterion", "find_criterion", "flow_criterion",
+    "slice_criterion",
+]  # fmt: skip

@@ -1,110 +1,171 @@
-"""Importance: a score per component, summed over the slices of the weights that it would take away.
+"""Importance: a score per component, from the slices of the weights that it would take away.
 
-A criterion is a function that turns a weight into non-negative scores of its elements; scores add up along everything
-but the index in question. Lower means less important. Criteria are plug-ins: ``@criterion("name")``.
+A criterion (see `graphopt.passes.prune.criteria`) scores each slice; a reduction makes one score of a component's
+slices; a normalisation makes the scores of different groups comparable. Lower means less important.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.analysis.coupling.atoms import Factor
-from graphopt.errors import DataError, OptionError, nearest
+from graphopt.errors import DataError
 from graphopt.ir import Value
 from graphopt.ops import execute
-from graphopt.pipeline import Context
+from graphopt.passes.prune.criteria import Criterion, Evidence, criterion, find_criterion
 
-#: Scores of a weight's elements (same shape, floating point, non-negative).
-Criterion: TypeAlias = Callable[[Value, Context], torch.Tensor]
-
-_CRITERIA: dict[str, Criterion] = {}
+Reduction: TypeAlias = Literal["sum", "mean", "max", "first"]
+Normalisation: TypeAlias = Literal["none", "mean", "max", "sum", "standardise"]
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Registers a criterion under `name`."""
+@dataclass(frozen=True)
+class _Entry:
+    """Scores of slices: one per atom of a factor.
 
-    def add(function: Criterion) -> Criterion:
-        _CRITERIA[name] = function
-        return function
+    Weights proper (two dimensions and more, and what flows) count; biases and normalisation parameters only decide
+    where a component has nothing else, so that a torch model and its ONNX file, which differ in these, rank alike.
+    """
 
-    return add
-
-
-def find_criterion(name: str) -> Criterion:
-    """The criterion called `name`. Raises OptionError, with the nearest name, when there is none."""
-    if name not in _CRITERIA:
-        known = sorted(_CRITERIA)
-        hint = nearest(name, known) or f"one of: {', '.join(known)}"
-        raise OptionError(f"there is no criterion '{name}'", where="criterion", hint=hint)
-    return _CRITERIA[name]
-
-
-@criterion("l1")
-def l1(weight: Value, context: Context) -> torch.Tensor:
-    """Magnitude (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017)."""
-    return _data(weight).abs()
-
-
-@criterion("l2")
-def l2(weight: Value, context: Context) -> torch.Tensor:
-    """Squared magnitude; sums of it order components as their L2 norms do."""
-    return _data(weight).square()
-
-
-@criterion("random")
-def random(weight: Value, context: Context) -> torch.Tensor:
-    """Uniform noise from the run's seed and the weight's name: the baseline that a criterion has to beat."""
-    data = _data(weight)
-    seed = context.seed + sum((i + 1) * byte for i, byte in enumerate(weight.name.encode()))
-    return torch.rand(data.shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _data(weight: Value) -> torch.Tensor:
-    if weight.data is None:
-        raise DataError(f"weight '{weight.name}' has no data", where=weight.name)
-    return weight.data.detach().float()
+    components: np.ndarray
+    scores: np.ndarray
+    proper: bool
 
 
 def score_components(
-    coupling: ChannelCoupling, rule: Criterion, context: Context, groups: Sequence[Group]
-) -> np.ndarray:
+    coupling: ChannelCoupling,
+    rule: Criterion,
+    evidence: Evidence,
+    groups: Sequence[Group],
+    reduction: Reduction = "sum",
+) -> tuple[np.ndarray, list[str]]:
     """Scores the components of `groups`; the others' scores mean nothing.
 
-    Weights proper (two dimensions and more) count; biases and normalisation parameters only decide where a component
-    has nothing else, so that a torch model and its ONNX file, which differ in these, are ranked alike. Quantized
-    weights count as what they stand for.
+    Quantized weights count as what they stand for.
+
+    Args:
+        coupling: of the graph.
+        rule: the criterion.
+        evidence: what the criterion may ask.
+        groups: the groups to be scored.
+        reduction: what becomes of the slices of a component: sum, mean, max, or the first one in graph order.
+
+    Returns:
+        A score per component, and notes on groups for which the criterion had nothing to say.
 
     Raises:
-        DataError: a weight of one of the groups holds NaN or infinity.
+        DataError: a weight of one of the groups holds NaN or infinity, the criterion lacks data or labels, or it finds
+            nothing to score in any group.
     """
     atoms = coupling.atoms
     wanted = np.zeros(atoms.components, dtype=bool)
     for group in groups:
         wanted[group.components] = True
-    scores, fallback = np.zeros(atoms.count), np.zeros(atoms.count)
-    proper = np.zeros(atoms.count, dtype=bool)
-    dims: dict[Value, list[tuple[int, list[Factor]]]] = {}
-    for value, dim, factors in coupling.constants():
-        if any(wanted[atoms.component[factor.atoms]].any() for factor in factors):
-            dims.setdefault(value, []).append((dim, factors))
-    for value, places in dims.items():
-        stands_for = _dequantized(value)
-        if stands_for is None:
+    entries = list(_entries(coupling, rule, evidence, wanted))
+    scores, known = _reduce([e for e in entries if e.proper], atoms.components, reduction)
+    spare, spare_known = _reduce([e for e in entries if not e.proper], atoms.components, reduction)
+    scores, known = np.where(known, scores, spare), known | spare_known
+    silent = [group for group in groups if not known[group.components].all()]
+    if not silent or rule.name == "l2":
+        return scores, []
+    if len(silent) == len(groups):
+        raise DataError(
+            f"criterion {rule.name} finds nothing to score", where="criterion", hint=_why_nothing(rule.name)
+        )
+    by_size, _ = score_components(coupling, find_criterion("l2"), evidence, silent, reduction)
+    for group in silent:
+        scores[group.components] = by_size[group.components]
+    return scores, [f"criterion {rule.name} says nothing about {len(silent)} groups, which are ranked by l2"]
+
+
+def _why_nothing(name: str) -> str:
+    if name == "bn-scale":
+        return "run it before fuse, on a graph with normalisations; or take l1"
+    return "take l1, which scores whatever has weights"
+
+
+def _entries(coupling: ChannelCoupling, rule: Criterion, evidence: Evidence, wanted: np.ndarray) -> Iterator[_Entry]:
+    component = coupling.atoms.component
+    places: dict[Value, list[tuple[int, list[Factor]]]] = {}
+    for extent, members in enumerate(coupling.extents.members):
+        factors = [f for f in coupling.atoms.factors[extent] if wanted[component[f.atoms]].any()]
+        for value, dim in members if factors else ():
+            if value.is_constant != (rule.flows is not None):
+                places.setdefault(value, []).append((dim, factors))
+    for value, dims in places.items():
+        if rule.flows is not None:
+            for dim, factors in dims:
+                line = rule.flows(value, dim, evidence)
+                if line is not None:
+                    yield from _of_elements(component, _finite(line, value), 0, factors, True)
             continue
-        elements = _finite(rule(stands_for, context), value)
-        is_proper = (value.rank or 0) >= 2
-        for dim, factors in places:
-            _add_scores(scores if is_proper else fallback, elements, dim, factors)
-            for factor in factors if is_proper else ():
-                proper[factor.first : factor.first + factor.size] = True
-    has_proper = np.bincount(atoms.component, proper, atoms.components) > 0
-    totals = (np.bincount(atoms.component, each, atoms.components) for each in (scores, fallback))
-    return np.where(has_proper, *totals)
+        weight = _dequantized(value)
+        if weight is None:
+            continue
+        proper = (value.rank or 0) >= 2
+        elements = None
+        if rule.slices is None and rule.elements is not None:
+            elements = rule.elements(weight, evidence)
+            if elements is None:
+                continue
+            _finite(elements, value)
+        for dim, factors in dims:
+            if elements is not None:
+                yield from _of_elements(component, elements, dim, factors, proper)
+            else:
+                yield from _of_slices(component, rule, weight, evidence, dim, factors, proper)
+
+
+def _of_elements(
+    component: np.ndarray, scores: torch.Tensor, dim: int, factors: Sequence[Factor], proper: bool
+) -> Iterator[_Entry]:
+    others = [d for d in range(scores.dim()) if d != dim]
+    line = (scores.sum(others) if others else scores).double().numpy()
+    for factor in factors:
+        grid = line.reshape(-1, factor.size, factor.stride)
+        # Estimates of curvature have either sign, and their noise is to cancel before the sign is dropped.
+        yield _Entry(component[factor.first : factor.first + factor.size], np.abs(grid.sum((0, 2))), proper)
+
+
+def _of_slices(
+    component: np.ndarray, rule: Criterion, weight: Value, evidence: Evidence, dim: int, factors: Sequence[Factor],
+    proper: bool,
+) -> Iterator[_Entry]:  # fmt: skip
+    assert rule.slices is not None and weight.data is not None
+    data = _finite(weight.data.detach().float(), weight).movedim(dim, 0)
+    for factor in factors:
+        grid = data.reshape(-1, factor.size, factor.stride, data[0].numel()).transpose(0, 1)
+        scores = rule.slices(grid.reshape(factor.size, -1), weight, evidence)
+        if scores is not None:
+            line = _finite(scores, weight).double().numpy()
+            yield _Entry(component[factor.first : factor.first + factor.size], line, proper)
+
+
+def _reduce(entries: Sequence[_Entry], count: int, reduction: Reduction) -> tuple[np.ndarray, np.ndarray]:
+    """One score per component, and which components have one."""
+    if not entries:
+        return np.zeros(count), np.zeros(count, dtype=bool)
+    components = np.concatenate([entry.components for entry in entries])
+    scores = np.concatenate([entry.scores for entry in entries])
+    hits = np.bincount(components, minlength=count)
+    if reduction == "max":
+        result = np.full(count, -np.inf)
+        np.maximum.at(result, components, scores)
+        result[hits == 0] = 0.0
+    elif reduction == "first":
+        found, first = np.unique(components, return_index=True)
+        result = np.zeros(count)
+        result[found] = scores[first]
+    else:
+        result = np.bincount(components, scores, count)
+        if reduction == "mean":
+            result = result / np.maximum(hits, 1)
+    return result, hits > 0
 
 
 def _dequantized(value: Value) -> Value | None:
@@ -131,18 +192,24 @@ def _finite(scores: torch.Tensor, value: Value) -> torch.Tensor:
     return scores
 
 
-def _add_scores(total: np.ndarray, scores: torch.Tensor, dim: int, factors: Sequence[Factor]) -> None:
-    others = [d for d in range(scores.dim()) if d != dim]
-    line = (scores.sum(others) if others else scores).double().numpy()
-    for factor in factors:
-        grid = line.reshape(-1, factor.size, factor.stride)
-        total[factor.first : factor.first + factor.size] += grid.sum((0, 2))
+def normalised(scores: np.ndarray, groups: Sequence[Group], how: Normalisation = "mean") -> np.ndarray:
+    """Scores on one scale, so that groups of different size and magnitude can be ranked together.
 
-
-def normalised(scores: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
-    """Scores divided by the mean of their group, so that layers of different scale can be ranked together."""
-    result = scores.copy()
+    Args:
+        scores: per component.
+        groups: the groups, each of which is normalised by its own scores.
+        how: divide by the mean, the maximum or the sum; standardise to mean 0 and deviation 1; or leave as they are.
+    """
+    result = scores.astype(np.float64, copy=True)
     for group in groups:
-        mean = scores[group.components].mean()
-        result[group.components] = scores[group.components] / mean if mean > 0 else 0.0
+        own = scores[group.components]
+        if how == "standardise":
+            deviation = own.std()
+            result[group.components] = (own - own.mean()) / deviation if deviation > 0 else 0.0
+        elif how != "none":
+            unit = float({"mean": own.mean, "max": own.max, "sum": own.sum}[how]())
+            result[group.components] = own / unit if unit > 0 else 0.0
     return result
+
+
+__all__ = ["Normalisation", "Reduction", "criterion", "find_criterion", "normalised", "score_components"]

@@ -6,12 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.analysis.coupling import Group
-from graphopt.passes.prune.selection import select_global, select_uniform
+from graphopt.passes.prune.plan import Limits, Plan
 
 
 def groups_of(*sizes):
     bounds = np.cumsum([0, *sizes])
     return [Group(i, np.arange(a, b), ()) for i, (a, b) in enumerate(pairwise(bounds))]
+
+
+def select_uniform(groups, scores, ratio, round_to):
+    plan = Plan(groups, scores, scores, "uniform", Limits(round_to))
+    return plan.components(plan.counts(ratio))
+
+
+def select_global(groups, scores, ratio, round_to, max_ratio):
+    plan = Plan(groups, scores, scores, "global", Limits(round_to, max_ratio=max_ratio))
+    return plan.components(plan.counts(ratio))
 
 
 def counts(groups, removed):

@@ -1,0 +1,93 @@
+"""What a group of channels is for: heads, head dimensions, FFN width, embedding width, experts, channels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from graphopt.analysis.coupling import ChannelCoupling, Group
+from graphopt.ir import Graph, Node, Value
+from graphopt.ops import Relation, record_of
+
+Kind: TypeAlias = Literal["heads", "head-dim", "experts", "groups", "hidden", "embedding", "ffn", "channels"]
+
+#: Strongest first: what a group is when several hold.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
+    """The kind of each group, told by what the operators with multiply-accumulates do along its dimension.
+
+    heads: a product of two activations is done once for each index (or for each index of the queries). head-dim: what
+    such a product sums over, or passes on of its second operand. experts: a product with a stack of weights is done
+    once for each. groups: whole convolution groups. hidden: units of recurrent layers. embedding: what layer
+    normalisation runs over. ffn: any other width that matrix products alone read and write. channels: the rest.
+    """
+    derived = _derived(coupling.graph)
+    marks = np.zeros((len(KINDS), coupling.atoms.components), dtype=bool)
+    for node, relation in coupling.extents.relations.items():
+        for label, kind in (*_of_products(node, relation, derived), *_of_normalisation(coupling, node, relation)):
+            extent = coupling.extents.label_extents.get((node, label))
+            if extent is not None:
+                for factor in coupling.atoms.factors[extent]:
+                    marks[KINDS.index(kind), coupling.atoms.component[factor.atoms]] = True
+    found: list[Kind] = []
+    for group in groups:
+        hits: np.ndarray = np.any(marks[:, group.components], axis=1)
+        kind = next((kind for kind, hit in zip(KINDS, hits, strict=True) if hit), "channels")
+        # A convolution on the way makes channels of what would be the width of matrix products otherwise.
+        found.append("channels" if kind == "ffn" and hits[KINDS.index("channels")] else kind)
+    return found
+
+
+def _of_products(node: Node, relation: Relation, derived: Collection[Value]) -> Iterator[tuple[str, Kind]]:
+    record = record_of(node)
+    if record is None or record.macs is None:
+        return
+    first, second = _labels(relation, node.input(0)), _labels(relation, node.input(1))
+    result = _labels(relation, node.outputs[0])
+    both = first & second & result
+    operands = [value for value in (node.input(0), node.input(1)) if value is not None]
+    if not any(value.is_constant or value in derived for value in operands):
+        yield from ((label, "heads") for label in both | (first & result - second))
+        yield from ((label, "head-dim") for label in (first | second) - (first & result))
+        return
+    if relation.attributes.get("hidden_size") or len(node.inputs) > 3:
+        yield from ((label, "hidden") for label in _labels(relation, node.input(2)) & result)
+    grouped = relation.attributes.get("group")
+    if grouped is not None:
+        wide = any(axis.label not in both and axis.size > 1 for axis in relation.axes.get((node.operand(0), 1), ()))
+        yield from ((label, "groups" if wide and label == grouped else "channels") for label in first | result)
+        return
+    yield from ((label, "experts") for label in both)
+    yield from ((label, "ffn") for label in (first | second | result) - both)
+
+
+def _of_normalisation(coupling: ChannelCoupling, node: Node, relation: Relation) -> Iterator[tuple[str, Kind]]:
+    record = record_of(node)
+    if record is None or record.normalises is None:
+        return
+    for dim in record.normalises(node):
+        for axis in relation.axes.get((node.operand(0), dim), ()):
+            yield axis.label, "embedding"
+
+
+def _derived(graph: Graph) -> set[Value]:
+    """Values that are computed from constants alone: a transposed weight is still a weight."""
+    found: set[Value] = set()
+    for node in graph.nodes:
+        read = [value for value in node.inputs if value is not None]
+        if read and all(value.is_constant or value in found for value in read):
+            found.update(node.outputs)
+    return found
+
+
+def _labels(relation: Relation, value: Value | None) -> set[str]:
+    if value is None:
+        return set()
+    return {axis.label for dim in range(value.rank or 0) for axis in relation.axes.get((value, dim), ())}
+
+
+__all__ = ["KINDS", "Kind", "kinds_of"]
