@@ -46,7 +46,8 @@ def difference(got: torch.Tensor, want: torch.Tensor) -> Difference:
         return Difference(math.inf, math.inf, -math.inf)
     scale = float(finite.abs().max()) or 1.0
     noise, signal = float(error.square().sum()), float(finite.square().sum())
-    sqnr = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    ratio = math.inf if noise == 0 else signal / noise
+    sqnr = ratio if ratio == math.inf else 10 * math.log10(ratio) if ratio > 0 else -math.inf
     return Difference(max_abs, max_abs / scale, sqnr)
 
 

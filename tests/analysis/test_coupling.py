@@ -228,10 +228,12 @@ def test_one_weight_in_two_roles():
     net = Net(2, 6)
     square = net.w("q", 8, 8)
     hidden = net.add("MatMul", net.linear(net.x, "w", 8), square)
-    hidden = net.add("Gemm", hidden, square, transB=1)
-    assert table(net.coupling(net.linear(hidden, "v", 2))) == {"w, q": 8, "q": 8, "q, v": 8} or table(
-        ChannelCoupling(net.graph)
-    ) == {"w, q, v": 8, "q": 8}
+    hidden = net.add("Gemm", hidden, square, transB=1)  # back through the same weight: its rows are w's and v's
+    assert table(net.coupling(net.linear(hidden, "v", 2))) == {"w, q, v": 8, "q": 8}
+    net = Net(2, 8)
+    square = net.w("q", 8, 8)
+    hidden = net.add("MatMul", net.add("MatMul", net.linear(net.x, "w", 8), square), square)
+    assert table(net.coupling(net.linear(hidden, "v", 2))) == {"w, q, v": 8}
 
 
 def test_same_value_twice():
@@ -279,7 +281,6 @@ def test_empty_and_weightless_graphs():
     coupling = net.coupling(net.add("Relu", net.x))
     assert coupling.groups == []
     assert not coupling.frozen_by()
-    assert coupling.name_of.__doc__
 
 
 def residual_chain(blocks: int) -> Graph:

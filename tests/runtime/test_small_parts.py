@@ -1,0 +1,170 @@
+"""Comparison, sample inputs, ONNX Runtime sessions, timing."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import graphopt as go
+from graphopt.errors import DataError, UnsupportedOperatorError
+from graphopt.ir import DType, Graph, Node, SequenceType, TensorType
+from graphopt.runtime.compare import Difference, compare, difference
+from graphopt.runtime.ort import OrtSession, kernel_counts
+from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.timing import median_seconds, medians
+
+# -- compare
+
+
+def test_difference_in_figures():
+    found = difference(torch.tensor([1.0, 2.5, -4.0]), torch.tensor([1.0, 2.0, -4.0]))
+    assert found.max_abs == 0.5
+    assert found.max_rel == 0.125
+    assert found.sqnr == pytest.approx(10 * math.log10(21 / 0.25))
+    assert found.within(0.125)
+    assert not found.within(0.12)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "equal"),
+    [([math.nan, 1], [math.nan, 1], True), ([math.inf], [math.inf], True), ([math.inf], [-math.inf], False),
+     ([math.nan], [1.0], False), ([1.0], [math.nan], False), ([math.inf], [1.0], False), ([0.0], [0.0], True),
+     ([], [], True)],
+)  # fmt: skip
+def test_special_numbers(got, want, equal):
+    found = difference(torch.tensor(got), torch.tensor(want))
+    assert found.within(1e-6) == equal
+    assert found == Difference(0.0, 0.0, math.inf) or not equal
+
+
+def test_zero_reference_is_measured_absolutely():
+    assert difference(torch.tensor([0.25]), torch.tensor([0.0])) == Difference(0.25, 0.25, -math.inf)
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(2, 1), torch.ones(2, dtype=torch.float64)])
+def test_shapes_and_element_types_count(other):
+    found = difference(other, torch.ones(2))
+    assert not found.shapes_equal
+    assert not found.within(math.inf)
+
+
+def test_other_element_types():
+    assert difference(torch.tensor([True, False]), torch.tensor([True, True])).max_abs == 1
+    assert difference(torch.tensor([1, 5]), torch.tensor([1, 4])).max_abs == 1
+    assert difference(torch.tensor([1 + 2j]), torch.tensor([1 + 2.5j])).max_abs == 0.5
+    assert difference(torch.tensor([1.0]).half(), torch.tensor([1.0]).half()).max_abs == 0
+
+
+def test_the_worst_output_counts():
+    found = compare([torch.tensor([1.0]), torch.tensor([3.0])], [torch.tensor([1.0]), torch.tensor([2.0])])
+    assert (found.max_abs, found.max_rel) == (1.0, 0.5)
+    assert compare(["a"], ["a"]).within(0)
+    assert not compare([["a"]], [["b"]]).within(1)
+    assert compare([], []).within(0)
+    with pytest.raises(ValueError, match="longer"):
+        compare([torch.ones(1)], [torch.ones(1)] * 2)
+
+
+# -- sample inputs
+
+
+def with_inputs(*types, **kwargs):
+    graph = Graph()
+    for number, kind in enumerate(types):
+        graph.add_input(f"x{number}", kind, **kwargs)
+    return graph
+
+
+def test_samples_fit_the_types():
+    graph = with_inputs(
+        TensorType.make(DType.FLOAT32, ("n", 3, "2*n + 1")), TensorType.make(DType.INT32, ("n",)),
+        TensorType.make(DType.BOOL, (2,)), TensorType.make(DType.FLOAT16, (None, 1)), TensorType(DType.FLOAT64, None),
+        TensorType(),
+    )  # fmt: skip
+    x, ids, mask, half, free, unknown = example_inputs(graph, sizes={"n": 5})
+    assert x.shape == (5, 3, 11)
+    assert ids.shape == (5,)
+    assert ids.dtype == torch.int32
+    assert set(ids.tolist()) <= {0, 1}
+    assert mask.all()
+    assert (half.shape, half.dtype) == ((2, 1), torch.float16)
+    assert (free.shape, free.dtype) == ((), torch.float64)
+    assert unknown.dtype == torch.float32
+    assert example_inputs(graph)[0].shape == (2, 3, 5)
+
+
+def test_samples_repeat_and_use_defaults():
+    graph = with_inputs(TensorType.make(DType.FLOAT32, (4,)))
+    assert torch.equal(example_inputs(graph, 1)[0], example_inputs(graph, 1)[0])
+    assert not torch.equal(example_inputs(graph, 1)[0], example_inputs(graph, 2)[0])
+    default = torch.arange(4.0)
+    (given,) = example_inputs(with_inputs(TensorType.make(DType.FLOAT32, (4,)), default=default))
+    assert given is default
+
+
+@pytest.mark.parametrize("kind", [TensorType(DType.STRING, (2,)), SequenceType(TensorType(DType.FLOAT32, (2,)))])
+def test_no_samples_for_what_is_no_tensor_of_numbers(kind):
+    with pytest.raises(DataError, match=r"input 'x0' is .*nothing can be made up.*give data"):
+        example_inputs(with_inputs(kind))
+
+
+# -- ONNX Runtime
+
+
+def relu_twice():
+    graph = with_inputs(TensorType.make(DType.FLOAT32, ("n", 3)))
+    w = graph.add_constant(torch.eye(3), "w")
+    graph.add_output(graph.add("Relu", graph.add("MatMul", graph.add("Identity", graph.inputs[0]), w)), "y")
+    return go.to_onnx(graph)
+
+
+X = torch.tensor([[1.0, -2.0, 3.0]])
+
+
+def test_session_runs_files_bytes_and_models(tmp_path):
+    model = relu_twice()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    for source in (model, path, str(path), path.read_bytes()):
+        session = OrtSession(source)
+        assert session.input_names == ["x0"]
+        for inputs in ([X], [X.numpy()], {"x0": X.numpy()}):
+            np.testing.assert_array_equal(session.run(inputs)[0], [[1, 0, 3]])
+
+
+def test_session_errors():
+    session = OrtSession(relu_twice())
+    with pytest.raises(DataError, match="input 'x0' is missing; the model's inputs are: x0"):
+        session.run({})
+    with pytest.raises(DataError, match="ONNX Runtime cannot run the model on these inputs"):
+        session.run([X.double()])
+    graph = with_inputs(TensorType.make(DType.FLOAT32, (3,)))
+    graph.add_output(graph.append(Node("Secret", [graph.inputs[0]], domain="my.domain")).output, "y")
+    graph.outputs[0].type = graph.inputs[0].type
+    graph.model.domains["my.domain"] = 1
+    with pytest.raises(UnsupportedOperatorError, match=r"ONNX Runtime refuses the model: .*Secret"):
+        OrtSession(go.to_onnx(graph))
+
+
+def test_kernels_are_those_after_optimisation():
+    counts = kernel_counts(relu_twice())
+    assert counts["MatMul"] == 1
+    assert counts["Identity"] == 0
+
+
+# -- timing
+
+
+def test_median_is_the_middle_and_functions_take_turns(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    calls = []
+    found = medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, warmup=1)
+    assert calls == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert found == {"a": 1, "b": 1}
+
+
+def test_median_of_a_sleep():
+    assert 0.001 <= median_seconds(lambda: time.sleep(0.001), repeats=3, warmup=0) < 0.1
