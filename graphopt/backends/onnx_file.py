@@ -33,7 +33,8 @@ def save(graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *
     Args:
         graph: is not changed.
         path: of the file; its folder must exist.
-        opset: of the standard operators, from 13 on; by default the lowest, from 18 on, that can express the graph.
+        opset: of the standard operators, from 13 on; operators that it lacks are written out in older ones. By
+            default the lowest, from 18 on, that can express the graph as it is.
         external: whether weights go into a file ``<path>.data`` beside it; by default when they take more than 2 GB.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from graphopt.ir import Node, Value
+from graphopt.ops.infer import static_integers
 
 
 class Form(NamedTuple):
@@ -69,9 +70,8 @@ def _downgrade(below: int, *ops: str) -> Callable[[Downgrade], Downgrade]:
 
 
 def _constant(value: Value | None) -> list[int] | None:
-    if value is None or not value.is_constant or value.data is None:
-        return None
-    return [int(v) for v in value.data.reshape(-1).tolist()]
+    """The elements of an integer input that is constant, or that shape propagation has found to be."""
+    return static_integers(value)
 
 
 def _without(attributes: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -106,6 +106,15 @@ def _split(node: Node) -> Form | None:
     each = -(-size // count)
     sizes = [max(min(each, size - i * each), 0) for i in range(count)]
     return Form([x, torch.tensor(sizes)], attributes)
+
+
+@_downgrade(14, "Reshape")
+def _reshape(node: Node) -> Form | None:
+    if node.attributes.get("allowzero", 0):
+        sizes = _constant(node.input(1))
+        if sizes is None or 0 in sizes:
+            return None
+    return Form(node.inputs, _without(node.attributes, "allowzero"))
 
 
 @_downgrade(18, "Pad")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from graphopt.backends.onnx_check import check, complete_outputs
-from graphopt.backends.onnx_opset import possible_opsets
+from graphopt.backends.onnx_expand import expanded
+from graphopt.backends.onnx_opset import check_opset, possible_opsets
 from graphopt.backends.onnx_write import Draft, Weight, draft_model
 from graphopt.errors import SaveError
 from graphopt.ir import Graph
@@ -29,7 +30,8 @@ def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
 
     Args:
         graph: is not changed.
-        opset: of the standard operators, from 13 on; by default the lowest, from 18 on, that can express the graph.
+        opset: of the standard operators, from 13 on; operators that it lacks are written out in older ones. By
+            default the lowest, from 18 on, that can express the graph as it is.
 
     Raises:
         UnsupportedOperatorError: ONNX lacks an operator, or the opset asked for does; names all such operators.
@@ -54,9 +56,14 @@ def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
 def checked_draft(graph: Graph, opset: int | None) -> Draft:
     """The model of a graph with its weights apart, checked as ONNX's checker would check the whole.
 
+    What the opset asked for does not have is written out in older operators, where it can be.
+
     Some operators changed their type rules without changing their form, so what the checker refuses at one opset it may
     accept at a later one.
     """
+    check_opset(opset)
+    if opset is not None:
+        graph = expanded(graph, opset)
     refused: SaveError | None = None
     for candidate in possible_opsets(graph, opset):
         draft = draft_model(graph, candidate)

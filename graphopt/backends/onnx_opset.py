@@ -214,7 +214,7 @@ def written_outputs(node: Node, version: OpVersion | None) -> list[Value | None]
 
 
 def possible_opsets(graph: Graph, asked: int | None) -> list[int]:
-    """The opsets to write a graph at, best first: the one asked for, or those that can express it.
+    """The opsets to write a graph at as it is, best first: the one asked for, or those that can express it.
 
     Without one asked for, these are the opsets from `DEFAULT` on, lowest first, then older ones.
 
@@ -222,8 +222,7 @@ def possible_opsets(graph: Graph, asked: int | None) -> list[int]:
         OptionError: the opset asked for does not exist, or is older than `OLDEST`.
         UnsupportedOperatorError: ONNX does not have an operator, or not at the opset asked for; names all such.
     """
-    if asked is not None and not OLDEST <= asked <= NEWEST:
-        raise OptionError(f"opset {asked} cannot be written", hint=f"ask for one from {OLDEST} to {NEWEST}")
+    check_opset(asked)
     functions = [onnx.FunctionProto.FromString(raw) for raw in graph.model.functions]
     local = {(f.domain, f.name) for f in functions}
     nodes = [node for node in graph.walk() if (node.domain, node.op) not in local]
@@ -242,6 +241,12 @@ def possible_opsets(graph: Graph, asked: int | None) -> list[int]:
     lowest = min(DEFAULT, max(graph.model.opset, OLDEST)) if functions else DEFAULT
     possible = [v for v in range(OLDEST, NEWEST + 1) if together >> v & 1]
     return [v for v in possible if v >= lowest] + [v for v in reversed(possible) if v < lowest]
+
+
+def check_opset(asked: int | None) -> None:
+    """Raises OptionError for an opset that cannot be written, whatever the graph."""
+    if asked is not None and not OLDEST <= asked <= NEWEST:
+        raise OptionError(f"opset {asked} cannot be written", hint=f"ask for one from {OLDEST} to {NEWEST}")
 
 
 def _check_known(nodes: Iterable[Node]) -> None:
