@@ -39,7 +39,7 @@ def test_torch_comes_back_as_it_was(captured):
 
 
 def test_onnx_passes_the_checker_and_computes_the_same(captured):
-    module, args, want, graph = captured
+    _, args, want, graph = captured
     model = go.to_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
     got = OrtSession(model).run(pytree.tree_leaves(args))
