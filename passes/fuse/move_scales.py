@@ -43,7 +43,7 @@ class ScaledFactors(Rule):
             return m.fail("it is not scaled by one number on both sides")
         if stretches(m["c"], a) or stretches(m["d"], b):
             return m.fail("broadcasting against the constant may change the shape")
-        combined = op.constant(factors[0] * factors[1], like=a)  # type: ignore[arg-type]
+        combined = op.constant(factors[0] * factors[1], like=a)
         if not 1e-30 < abs(scalar(combined) or 0) < 1e30:
             return m.fail("the combined number does not fit")
         if m.has("view"):

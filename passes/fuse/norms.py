@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.ir import Node, Value
+from graphopt.ir import dims as D
 from graphopt.ops import attribute
 from graphopt.ops.builder import Builder
 from graphopt.ops.infer import static_integers
@@ -101,11 +102,11 @@ class GroupOfInstance(Recognition):
         x, split = m["x"], m.node("split").output.shape
         if not same_shape(x, m.root.output) or x.shape is None or split is None or len(x.shape) < 3:
             return m.fail("it is not reshaped back")
+        if not D.same(split[0], x.shape[0]):
+            return m.fail("the batch is reshaped, too")
         channels, groups = x.shape[1], split[1]
         if not isinstance(channels, int) or not isinstance(groups, int) or channels % groups:
             return m.fail("the number of channels or groups is not known")
-        if split[0] != x.shape[0]:
-            return m.fail("the batch is reshaped, too")
         return op.GroupNormalization(
             x, _filled(op, x, [channels], 1), _filled(op, x, [channels], 0),
             num_groups=groups, epsilon=attribute(m.node("norm"), "epsilon"),

@@ -39,7 +39,7 @@ class MergeClips(Rule):
 
 
 def _number(op: Builder, number: float, x: Value) -> Value:
-    return op.constant(number if x.dtype.is_float else int(number), like=x)  # type: ignore[arg-type]
+    return op.constant(number if x.dtype.is_float else int(number), like=x)
 
 
 def _limit(number: float, bounds: tuple[float, float]) -> float:

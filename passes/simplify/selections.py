@@ -92,7 +92,7 @@ def _is_single(node: Node, axis: int, part: slice) -> bool:
     if found is not None:
         return len(found) == 1
     follows = part.stop == part.start + 1 and part.start != -1
-    return part.step == 1 and (follows or (part.start == -1 and part.stop > 1 << 31))
+    return bool(part.step == 1 and (follows or (part.start == -1 and part.stop > 1 << 31)))
 
 
 class SqueezedSlice(Rule):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphopt.analysis import propagate
+from graphopt.analysis import propagate, propagate_all
 from graphopt.backends.onnx_model import to_onnx
 from graphopt.ir import DType, Graph, Parameter, TensorType, Value
 from graphopt.ops.builder import Builder
@@ -27,9 +27,14 @@ from graphopt.runtime.samples import example_inputs
 class Draft(Builder):
     """A graph in the making: `d.input(...)`, `d.weight(...)`, operators, `d.output(...)`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         super().__init__(Graph())
-        self.generator = torch.Generator().manual_seed(1)
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed + 1)
+
+    def size(self, usual: int) -> int:
+        """An extent: the usual one, or with a seed any from there to twice as much."""
+        return usual if not self.seed else usual + int(torch.randint(0, usual + 1, (), generator=self.generator))
 
     def input(self, *shape: Any, dtype: DType = DType.FLOAT32, default: torch.Tensor | None = None) -> Value:
         return self.graph.add_input(f"x{len(self.graph.inputs)}", TensorType.make(dtype, shape), default=default)
@@ -95,13 +100,48 @@ class Cases(list[Case]):
         return add
 
 
-def check(case: Case) -> None:
-    """Applies the rule and checks everything that a rule promises."""
-    draft = Draft()
+def drawn(case: Case, seed: int = 0) -> Graph:
+    """The graph of a case; another one for every seed."""
+    draft = Draft(seed)
     outputs = case.draw(draft)
     if outputs is not None:
         draft.output(*(outputs if isinstance(outputs, (tuple, list)) else [outputs]))
-    graph = draft.graph
+    return draft.graph
+
+
+def check_instance(case: Case, seed: int) -> None:
+    """Applies the rule to one random instance of its pattern and compares what both sides compute.
+
+    Extents, constants, the batch and the inputs come from the seed; every other instance is in double precision, where
+    nothing but a wrong rule makes a difference.
+    """
+    graph = drawn(case, seed)
+    double = bool(seed % 2) and in_double_precision(graph)
+    propagate(graph)
+    before = graph.clone()
+    statistics = apply_rules(graph, [case.rule()], keep=lambda value: False)
+    assert statistics.hits.total() == case.hits, (statistics.details(), str(graph))
+    graph.verify()
+    inputs = example_inputs(before, seed, {"n": 1 + seed % 5, "m": 1 + seed % 3})
+    found = compare(run(graph, inputs), run(before, inputs))
+    assert found.within(1e-7 if double else 5e-6), (found, str(graph))
+
+
+def in_double_precision(graph: Graph) -> bool:
+    """Turns the floats of a graph into doubles; False when it has casts or none of them."""
+    if any(node.op in ("Cast", "QuantizeLinear", "DequantizeLinear") for node in graph.walk()):
+        return False
+    values = [v for v in [*graph.inputs, *graph.constants] if v.dtype is DType.FLOAT32]
+    for value in values:
+        value.type = TensorType(DType.FLOAT64, value.shape)
+        value.data = None if value.data is None else value.data.double()
+    propagate_all(graph)
+    return bool(values)
+
+
+def check(case: Case) -> None:
+    """Applies the rule and checks everything that a rule promises."""
+    graph = drawn(case)
     for number, node in enumerate(graph.nodes):
         node.name = f"{node.op}_{number}"
     propagate(graph)
@@ -131,7 +171,14 @@ def check(case: Case) -> None:
 def _check_types(graph: Graph, before: Graph) -> None:
     propagate(graph)
     for new, old in zip(graph.outputs, before.outputs, strict=True):
-        assert new.type == old.type
+        assert new.type == _refined(old.type, new.type)
+
+
+def _refined(old: Any, new: Any) -> Any:
+    """The old type, with what only the new one knows (nothing is known of the elements of a sequence)."""
+    if old.shape is None:
+        return TensorType(old.dtype, new.shape)
+    return TensorType(old.dtype, tuple(n if o is None else o for o, n in zip(old.shape, new.shape, strict=True)))
 
 
 def _check_numbers(graph: Graph, before: Graph) -> None:

@@ -4,16 +4,24 @@ import pytest
 
 from graphopt.pipeline import all_passes
 from graphopt.rewrite import RewritePass
+from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
 from tests.passes.fuse.rule_cases import CASES as FUSE
-from tests.passes.rule_cases import check
+from tests.passes.rule_cases import check, check_instance
 from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
+from tests.passes.simplify.selection_cases import CASES as SELECTIONS
 
-CASES = [*SIMPLIFY, *FUSE]
+CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *RECOGNITION]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rule(case):
     check(case)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.hits], ids=str)
+def test_twenty_random_instances(case):
+    for seed in range(1, 21):
+        check_instance(case, seed)
 
 
 def test_every_rule_has_a_match_and_a_near_miss():
