@@ -21,7 +21,9 @@ from graphopt.runtime.executor import run as run_graph
 Kept = Mapping[str, Mapping[int, Sequence[int]]]
 
 
-def run_masked(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept) -> list[Any]:
+def run_masked(
+    graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept, zeroed: Collection[str] = ()
+) -> list[Any]:
     """Computes the masked original.
 
     Args:
@@ -29,8 +31,9 @@ def run_masked(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Ke
         inputs: as for `run`.
         kept: for constants, by name.
         values: for the inputs of normalisations over pruned channels, by name.
+        zeroed: names of values that are zero as a whole (the branches of removed blocks).
     """
-    outputs = _Masked(graph, inputs, kept, values).run()
+    outputs = _Masked(graph, inputs, kept, values, zeroed).run()
     if all(_is_finite(each) for each in outputs):
         return outputs
     # Zero is no argument of Log, Reciprocal or Div: what became infinite on the way is no contribution either.
@@ -41,7 +44,7 @@ def run_masked(graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Ke
         return results
 
     run_graph(graph, inputs, hook=note)
-    return _Masked(graph, inputs, kept, values, finite).run()
+    return _Masked(graph, inputs, kept, values, zeroed, finite).run()
 
 
 def _is_finite(tensor: Any) -> bool:
@@ -53,8 +56,9 @@ class _Masked:
 
     def __init__(
         self, graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept,
-        finite: Collection[Value] = (),
+        zeroed: Collection[str] = (), finite: Collection[Value] = (),
     ) -> None:  # fmt: skip
+        self.zeroed = frozenset(zeroed)
         self.graph, self.inputs, self.kept, self.values, self.finite = graph, inputs, kept, values, finite
         self.constants = {
             value: _zeroed(value.data, kept[value.name])
@@ -83,7 +87,10 @@ class _Masked:
         elif node.op == "DequantizeLinear" and source in self.constants:
             # Zero stands for a number of its own where the zero point is another.
             results = (_zeroed(results[0], self.kept[source.name]),)
-        pairs = list(zip(node.outputs, results, strict=False))
+        pairs = [
+            (value, torch.zeros_like(result) if value.name in self.zeroed else result)
+            for value, result in zip(node.outputs, results, strict=False)
+        ]
         if self.finite:
             pairs = [(v, torch.where(r.isfinite(), r, 0) if v in self.finite and r.is_floating_point() else r)
                      for v, r in pairs]  # fmt: skip

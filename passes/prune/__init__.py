@@ -10,8 +10,9 @@ from graphopt.passes.prune.criteria import (
     flow_criterion,
     slice_criterion,
 )
+from graphopt.passes.prune.depth import PruneDepth
 
 __all__ = [
-    "Criterion", "Evidence", "PruneChannels", "all_criteria", "criterion", "find_criterion", "flow_criterion",
-    "slice_criterion",
+    "Criterion", "Evidence", "PruneChannels", "PruneDepth", "all_criteria", "criterion", "find_criterion",
+    "flow_criterion", "slice_criterion",
 ]  # fmt: skip

@@ -90,7 +90,8 @@ class Equivalence(Instrument):
         got, want = self._run(graph, context.seed), self._reference[1]
         if step.contract is Contract.MASKED and self._original is not None:
             restricted = changes.details.get("restricted", {})
-            want = run_masked(self._original, self._samples or [], changes.kept, restricted)
+            zeroed = changes.details.get("zeroed", ())
+            want = run_masked(self._original, self._samples or [], changes.kept, restricted, zeroed)
         self._reference = (graph.version, got)
         self._judge(step, graph, context, entry, got, want)
 
