@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,18 +12,19 @@ from torch import fx
 from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 
-def decompose(node: fx.Node) -> tuple[fx.GraphModule, list[fx.Node]] | None:
+def decompose(node: fx.Node) -> Iterator[tuple[fx.GraphModule, list[fx.Node]]]:
     """Writes one call with simpler operators.
 
-    Returns:
-        The graph, and the fx nodes whose values are its arguments; ``None`` when torch has no decomposition, or only
-        one that needs to know the data.
+    Yields:
+        The graph, and the fx nodes whose values are its arguments; in the order in which they should be tried. None at
+        all when torch has no decomposition, or only one that needs to know the data or the sizes.
     """
     function = _decomposition(node.target)
     if function is None:
-        return None
+        return
     operands = [operand for operand in node.all_input_nodes if "val" in operand.meta]
     traced = [operand.meta["val"] for operand in operands]
 
@@ -33,13 +35,27 @@ def decompose(node: fx.Node) -> tuple[fx.GraphModule, list[fx.Node]] | None:
         result = function(*args, **kwargs)
         return tuple(result) if isinstance(result, list | tuple) else result  # fx cannot hold torch's named tuples
 
-    with _mode(traced):
+    # What a decomposition in Python calls (pad) stays whole at first, as in torch.export: much of it has converters.
+    for whole in (True, False) if node.target in decomposition_table else (False,):
+        module = _trace(call, traced, whole)
+        if module is not None and not any(n.target is node.target for n in module.graph.nodes):
+            yield module, operands
+
+
+def _trace(call: Callable[..., Any], traced: list[Any], whole: bool) -> fx.GraphModule | None:
+    with _mode(traced) as mode:
         try:
-            module = make_fx(call, tracing_mode="real")(*traced)
+            with _open_sizes(mode.shape_env) as fixed:
+                module = make_fx(call, tracing_mode="real", pre_dispatch=whole)(*traced)
+            if fixed:
+                # Torch's own code may read a size as a number and make nothing of it: what is left then needs none.
+                module.graph.eliminate_dead_code()
+                module.recompile()
+                with _open_sizes(mode.shape_env) as fixed:
+                    module(*traced)
         except _UNTRACEABLE:
             return None
-    calls = [n for n in module.graph.nodes if n.op == "call_function"]
-    return None if any(n.target is node.target for n in calls) else (module, operands)
+    return None if fixed else module
 
 
 # What a decomposition raises that looks at data, or does not support these arguments.
@@ -54,7 +70,41 @@ def _decomposition(target: Any) -> Callable[..., Any] | None:
     return target.decompose if target._can_decompose() else None
 
 
-def _mode(traced: list[Any]) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _open_sizes(env: ShapeEnv | None) -> Iterator[list[Any]]:
+    """Notes in a list, and undoes, when what is traced inside fixes an open size to a number.
+
+    The symbols belong to the whole export: what was fixed here would be fixed everywhere.
+    """
+    fixed: list[Any] = []
+    if env is None:
+        yield fixed
+        return
+    before = {name: copy.copy(getattr(env, name)) for name in _KNOWLEDGE}
+    try:
+        yield fixed
+    finally:
+        known = before["replacements"]
+        fixed += [s for s, size in env.replacements.items() if size.is_number and known.get(s) != size]
+        if fixed:
+            for name, value in before.items():
+                setattr(env, name, value)
+            env._update_version_counter()
+
+
+# What an environment learns about its symbols from a guard.
+_KNOWLEDGE = (
+    "replacements",
+    "replacements_slocs",
+    "var_to_range",
+    "var_to_range_sloc",
+    "axioms",
+    "divisible",
+    "guards",
+)
+
+
+def _mode(traced: list[Any]) -> FakeTensorMode:
     for value in traced:
         if isinstance(value, FakeTensor):
             return value.fake_mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -11,10 +12,13 @@ from google.protobuf.message import DecodeError
 from onnx import inliner
 
 from graphopt.errors import LoadError
+from graphopt.frontends.onnx_embedded import TAKEN_APART, EmbeddedData
 from graphopt.frontends.onnx_external import ExternalData
 from graphopt.frontends.onnx_read import read_model
 from graphopt.ir import Graph
 from graphopt.ops.collector import paused_gc
+from graphopt.ops.protos import ReadExternal
+from graphopt.ops.wire import fields
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon
@@ -29,7 +33,9 @@ OLDEST_OPSET = 7
 def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline: bool = False) -> Graph:
     """Reads an ONNX model into a graph of the canonical opset.
 
-    Weights are shared with the source where they can be; those in external files are memory-mapped.
+    Weights are shared with the source where they can be. Those in external files, and in files beyond 256 MB where they
+    are aligned to their elements, are memory-mapped: such files must not be overwritten in place while the graph is in
+    use (`save` never does that).
 
     Args:
         source: path of an ONNX file, its bytes, a ``ModelProto``, an ``onnx_graphsurgeon.Graph`` or an
@@ -48,15 +54,15 @@ def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline
         return read_model(_modern(model, opset), external, opset)
 
 
-def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.ModelProto, ExternalData | None]:
+def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
     external = None if folder is None else ExternalData(folder)
     if isinstance(source, onnx.ModelProto):
         return source, external
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return _parse(_read(path), str(path)), external or ExternalData(path.parent, path)
+        return _from_file(path, external or ExternalData(path.parent, path))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _parse(bytes(source), "the bytes given"), external
+        return _from_bytes(bytes(source), external)
     package = type(source).__module__.partition(".")[0]
     if package == "onnx_graphsurgeon":
         import onnx_graphsurgeon
@@ -72,13 +78,35 @@ def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.Mod
     )
 
 
-def _read(path: Path) -> bytes:
+def _from_file(path: Path, external: ReadExternal | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
     try:
-        return path.read_bytes()
+        if path.stat().st_size > TAKEN_APART:
+            return _taken_apart(path, str(path), external)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise LoadError(f"no such file: {path}") from None
     except OSError as error:
         raise LoadError(f"cannot read {path}: {error.strerror or error}") from None
+    return _parse(data, str(path)), external
+
+
+def _from_bytes(data: bytes, external: ReadExternal | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
+    label = "the bytes given"
+    return _taken_apart(data, label, external) if len(data) > TAKEN_APART else (_parse(data, label), external)
+
+
+def _taken_apart(
+    source: Path | bytes, label: str, external: ReadExternal | None
+) -> tuple[onnx.ModelProto, ReadExternal | None]:
+    """A large model, parsed without its weights."""
+    embedded = EmbeddedData(source, external)
+    try:
+        model = _parse(embedded.model(), label)
+    except ValueError:
+        return _parse(embedded.data.tobytes(), label), external  # which says what is wrong
+    if 0 < _opset(model) < OLDEST_OPSET:  # onnx's converter knows nothing of weights elsewhere
+        return _parse(embedded.data.tobytes(), label), external
+    return model, embedded
 
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
@@ -98,28 +126,18 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
 
 def _missing_bytes(data: bytes) -> int:
     """How many bytes a file whose outermost fields look like a model's falls short; 0 when it does not look so."""
-    position = 0
-    fields = onnx.ModelProto.DESCRIPTOR.fields_by_number
-    while position < len(data):
-        tag, position = _varint(data, position)
-        if tag >> 3 not in fields or tag & 7 not in (0, 2):
-            return 0
-        length, position = _varint(data, position)
-        if tag & 7 == 2:
-            position += length
-    return position - len(data)
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(data) and shift < 64:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return value, position
+    known = onnx.ModelProto.DESCRIPTOR.fields_by_number
+    end = 0
+    try:
+        for field in fields(data, 0, sys.maxsize):
+            end = field.end
+            if field.number not in known:
+                return 0
+            if end > len(data):
+                break
+    except ValueError:
+        return 0
+    return max(end - len(data), 0)
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -163,16 +163,16 @@ class Lowering(Builder):
     def _by_decomposition(self, node: fx.Node) -> Any:
         from graphopt.frontends.decompose import decompose
 
-        decomposed = decompose(node)
-        if decomposed is None:
-            return NotImplemented
-        module, operands = decomposed
-        values = [self.read(operand) for operand in operands]
-        self._decomposing += 1
-        try:
-            return self._attempt(lambda: _single(self.inline(module, values)))
-        finally:
-            self._decomposing -= 1
+        for module, operands in decompose(node):
+            values = [self.read(operand) for operand in operands]
+            self._decomposing += 1
+            try:
+                result = self._attempt(lambda: _single(self.inline(module, values)))  # noqa: B023 - called right here
+            finally:
+                self._decomposing -= 1
+            if result is not NotImplemented:
+                return result
+        return NotImplemented
 
     def _carried(self, node: fx.Node) -> Any:
         if self._decomposing:

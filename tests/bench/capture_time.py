@@ -33,7 +33,7 @@ def ways(
 ) -> dict[str, Callable[[], Any]]:
     """What is timed, by name: torch's exporters and ours, with the same open dimensions."""
     named = [dict(enumerate(names)) for _ in args]
-    shapes = tuple({dim: torch.export.Dim.DYNAMIC for dim in each} for each in named)
+    shapes = tuple(dict.fromkeys(each, torch.export.Dim.DYNAMIC) for each in named)
 
     def export() -> Any:
         return torch.export.export(module, args, dynamic_shapes=shapes, strict=False)
@@ -44,7 +44,7 @@ def ways(
     return {
         "torch.export.export": export,
         "capture": lambda: go.capture(module, args, dynamic=named),
-        "torch.onnx.export(dynamo=True)": onnx_export,
+        "torch.onnx.export": onnx_export,
         "capture + to_onnx": lambda: go.to_onnx(go.capture(module, args, dynamic=named)),
     }
 
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    print("| model | torch.export.export | capture | ratio | torch.onnx.export(dynamo=True) | capture + to_onnx | ratio |")
+    print("| model | torch.export.export | capture | ratio | torch.onnx.export | capture + to_onnx | ratio |")
     print("| --- |" + " ---: |" * 6)
     for name, (build, names) in MODELS.items():
         module, args = build(batch=2)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from unittest import mock
 
 import torch
 import transformers as hf
 from torch import nn
+from torch._higher_order_ops.scan import scan
+from transformers.models.mamba import modeling_mamba
 
 #: Extents by name: ``{"batch": 2, "seq": 9}``.
 Sizes: TypeAlias = Mapping[str, int]
@@ -174,6 +177,46 @@ def whisper_encoder() -> Case:
     )
 
 
+def mamba_config() -> hf.MambaConfig:
+    """A small Mamba."""
+    return hf.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4, use_cache=False)
+
+
+def mamba() -> Case:
+    """Mamba as it is: its loop over the sequence is Python's, so whoever traces it fixes the length."""
+    case = text(mamba_config(), hf.MambaForCausalLM)
+    dynamic = {name: {0: "batch"} for name in case.dynamic}
+    return Case(case.make, case.inputs, dynamic, others=({"batch": 1, "seq": 9}, {"batch": 3, "seq": 9}))
+
+
+def selective_scan(
+    hidden_states: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
+    D: torch.Tensor, z: torch.Tensor, delta_bias: torch.Tensor, **options: Any,
+) -> Any:  # fmt: skip
+    """Mamba's ``mamba_selective_scan`` with its loop written as torch's ``scan``, which has no fixed length."""
+    dt = nn.functional.softplus(dt + delta_bias[..., None])
+    decay = torch.exp(A[None, :, None, :] * dt[..., None])
+    gain = dt[..., None] * B.transpose(1, 2)[:, None] * hidden_states[..., None]
+
+    def step(state: torch.Tensor, x: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        state = x[0] * state + x[1]
+        return state, (state @ x[2][..., None])[..., 0]
+
+    start = torch.zeros_like(gain[:, :, 0])
+    along = (decay.movedim(2, 0), gain.movedim(2, 0), C.movedim(2, 0))
+    state, y = scan(step, start, along)
+    y = (y.movedim(0, -1) + hidden_states * D[None, :, None]) * nn.functional.silu(z)
+    return (y, state) if options.get("return_last_state") else y
+
+
+class ScannedMamba(hf.MambaForCausalLM):
+    """Mamba over sequences of any length."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        with mock.patch.object(modeling_mamba, "mamba_selective_scan", selective_scan):
+            return super().forward(input_ids, attention_mask=attention_mask)
+
+
 def backbone() -> hf.ResNetConfig:
     """A small ResNet."""
     return hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic",
@@ -237,8 +280,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "Gemma": lambda: text(hf.GemmaConfig(**GROUPED, head_dim=8), hf.GemmaForCausalLM),
     "Gemma 2": lambda: text(hf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=6), hf.Gemma2ForCausalLM),
     "Phi": lambda: text(hf.PhiConfig(**GROUPED), hf.PhiForCausalLM),
-    "Mamba": lambda: text(hf.MambaConfig(
-        vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=4, use_cache=False), hf.MambaForCausalLM),
+    "Mamba": mamba,
+    "Mamba with torch's scan": lambda: text(mamba_config(), ScannedMamba),
     # -- images
     "ViT": lambda: image(hf.ViTConfig(**PATCHES)),
     "DeiT": lambda: image(hf.DeiTConfig(**PATCHES)),

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from graphopt.errors import CaptureError
-from graphopt.frontends.aten.builder import INT_MAX
+from graphopt.frontends.aten.builder import INT_MAX, shape_of
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Graph, TensorType, Value
 
@@ -80,6 +80,26 @@ def while_loop(
     _return(inner, [again, *results])
     trips = c.scalar(INT_MAX, DType.INT64)
     return tuple(c.emit_many("Loop", [trips, first, *start], len(start), body=inner.graph))
+
+
+@converts("higher_order.scan")
+def scan(
+    c: Any, combine_fn: fx.GraphModule, init: Sequence[Any], xs: Sequence[Value], additional: Sequence[Any] = ()
+) -> Any:
+    """Scan over the first dimension; what the step reads besides, its body reads from outside."""
+    start = [_value(c, item) for item in init]
+    inner, _ = c.body(combine_fn, str(c.node.name))
+    state = [inner.graph.add_input(f"state_{i}", value.type) for i, value in enumerate(start)]
+    slices = [inner.graph.add_input(f"slice_{i}", x.tensor_type.with_shape(shape_of(x)[1:])) for i, x in enumerate(xs)]
+    results = list(inner.inline(combine_fn, [*state, *slices, *additional]))
+    _return(inner, results)
+    return tuple(c.emit_many("Scan", [*start, *xs], len(results), body=inner.graph, num_scan_inputs=len(xs)))
+
+
+@converts("higher_order.map_impl")
+def map_(c: Any, body: fx.GraphModule, xs: Sequence[Value], additional: Sequence[Any] = ()) -> Any:
+    """A Scan that carries nothing."""
+    return scan(c, body, (), xs, additional)
 
 
 def _value(c: Any, item: Any) -> Value:
