@@ -11,8 +11,9 @@ from graphopt.passes.prune.criteria import (
     slice_criterion,
 )
 from graphopt.passes.prune.depth import PruneDepth
+from graphopt.passes.prune.sparsify import Sparsify
 
 __all__ = [
-    "Criterion", "Evidence", "PruneChannels", "PruneDepth", "all_criteria", "criterion", "find_criterion",
+    "Criterion", "Evidence", "PruneChannels", "PruneDepth", "Sparsify", "all_criteria", "criterion", "find_criterion",
     "flow_criterion", "slice_criterion",
 ]  # fmt: skip

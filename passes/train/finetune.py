@@ -16,6 +16,7 @@ from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph
 from graphopt.passes.train.calls import call_flat
 from graphopt.passes.train.losses import classification, distillation
+from graphopt.passes.train.zeros import SPARSE, hold_zeros
 from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -40,6 +41,7 @@ class Finetune(Pass):
         temperature: softens the teacher's and the student's probabilities.
         output: number of the graph output that holds the logits.
         clip: largest norm of the gradient; 0 does not clip.
+        keep_zeros: weights of layers that are zero stay zero; those that sparsify made zero in this run always do.
     """
 
     contract: ClassVar[Contract] = Contract.TRAINED
@@ -53,6 +55,7 @@ class Finetune(Pass):
     temperature: float = 4.0
     output: int = 0
     clip: float = 1.0
+    keep_zeros: bool = False
 
     def __post_init__(self) -> None:
         for name, good, hint in (
@@ -97,6 +100,8 @@ class Finetune(Pass):
         device = _device()
         student.to(device).train()
         optimizer = self._optimizer(trainable)
+        if self.keep_zeros or SPARSE in context.options:
+            hold_zeros(optimizer, student, graph, None if self.keep_zeros else context.options[SPARSE])
         batches = sum(1 for _ in context.data)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
         means = []
