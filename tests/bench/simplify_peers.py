@@ -104,9 +104,7 @@ def attempt(tool: str, source: Path, target: Path, peers: Path | None, timeout: 
     target.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tests.bench.simplify_tools", tool, str(source), str(target)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         return Result(failure=f"> {timeout:.0f} s")
     if done.returncode or "seconds=" not in done.stdout:
@@ -160,7 +158,8 @@ def summary(table: dict[str, dict[str, Result]]) -> list[str]:
         worst = max((r.error for r in good), default=0.0)
         middle = statistics.median(r.seconds for r in good) if good else 0.0
         lines.append(
-            f"- {tool}: {sum(r.nodes for r in good):,} nodes, {sum(r.seconds for r in good):.1f} s (median {middle:.2f} s),"
+            f"- {tool}: {sum(r.nodes for r in good):,} nodes, {sum(r.seconds for r in good):.1f} s"
+            f" (median {middle:.2f} s),"
             f" worst error {worst:.1e}, {len(done) - len(good)} failures"
         )
     worse = []
