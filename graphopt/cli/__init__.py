@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Sequence
 
 
-def main() -> None:
-    """Entry point: runs the command line; what a user got wrong is one line on standard error and exit status 2."""
-    from rich.console import Console
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs the command line and exits.
+
+    What a user got wrong is one line on standard error and exit status 2; a foreign exception is a bug and keeps its
+    traceback.
+    """
+    from typer import Abort
 
     from graphopt.cli.app import app
     from graphopt.errors import GraphoptError
 
+    if not sys.warnoptions:  # what torch and numpy warn their programmers of is no news for a user
+        warnings.simplefilter("ignore")
     try:
-        app()
+        status = app(arguments, prog_name="graphopt", standalone_mode=False)
     except GraphoptError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
-        sys.exit(2)
+        _fail(str(error))
     except BrokenPipeError:  # the reader of our output went away (`graphopt inspect m.onnx | head`)
+        sys.stderr.close()
         sys.exit(1)
+    except (Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer may bring its own copy of click's exceptions
+        if message is None:
+            raise
+        _fail(_usage(message(), error))
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _usage(message: str, error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "graphopt"
+    if not message:  # no arguments at all: the help has been shown
+        return ""
+    message = message.replace("Value error, ", "").removesuffix(".")
+    return f"{message}; see '{command} --help'"
 
-    return escape(text)
+
+def _fail(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    if message:
+        line = Text.assemble(("error:", "red"), " ", " ".join(message.split()))
+        Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    sys.exit(2)

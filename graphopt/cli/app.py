@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from graphopt.cli import models, tables
 from graphopt.errors import OptionError, nearest
@@ -20,7 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-out = Console(soft_wrap=False)
 
 Model = Annotated[
     str,
@@ -30,6 +30,12 @@ Model = Annotated[
         "in text form (.txt), or - for an ONNX model on standard input.",
     ),
 ]
+
+
+def _show(*items: RenderableType) -> None:
+    console = Console()
+    for item in items:
+        console.print(item)
 
 
 class Check(enum.StrEnum):
@@ -63,22 +69,29 @@ def optimize(
     from graphopt.pipeline.manager import run_pipeline
     from graphopt.pipeline.progress import RichProgress
 
-    resolve(pipeline)  # what is wrong with it shows before the model is read
+    # What is wrong with the command shows before the model is read.
+    resolve(pipeline)
     models.check_output(output)
+    models.check_report(report)
+    models.check_data(data)
     graph = models.read(model)
     instruments: list[Instrument] = [Verify(), CostDelta(), Reproducer()]
     if check is not Check.off:
         instruments.append(Equivalence(tolerance, strict=check is Check.strict))
     if show:
         instruments.append(PrintGraph())
-    progress = no_progress if quiet else RichProgress()
+    progress = no_progress if quiet or not sys.stderr.isatty() else RichProgress()
     context = Context(graph, str(data) if data is not None else None, seed=seed, progress=progress)
     result = run_pipeline(graph, pipeline, context, instruments)
     models.write(graph, output, opset)
     if report is not None:
         models.write_report(result, report)
     if not quiet:
-        Console(stderr=output == "-").print(tables.report_table(result))
+        console = Console(stderr=output == "-")
+        console.print(tables.report_table(result))
+        written = [str(each) for each in (output, report) if each is not None and str(each) != "-"]
+        for name in written:
+            console.print(f"wrote {name} ({tables.human(Path(name).stat().st_size)}B)", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -96,8 +109,7 @@ def inspect(
     if as_json:
         print(json.dumps(tables.summary(graph), indent=2))
         return
-    for table in tables.inspect_tables(graph, layers):
-        out.print(table)
+    _show(*tables.inspect_tables(graph, layers))
 
 
 @app.command()
@@ -108,8 +120,7 @@ def passes(
     if as_json:
         print(json.dumps(tables.passes_dict(), indent=2))
         return
-    for table in tables.passes_tables():
-        out.print(table)
+    _show(*tables.passes_tables())
 
 
 @app.command()
@@ -122,11 +133,11 @@ def explain(
 
     known = all_passes()
     if name in known:
-        out.print(tables.explain_pass(known[name]))
+        _show(tables.explain_pass(known[name]))
     elif name in all_aliases():
-        out.print(tables.explain_alias(all_aliases()[name]))
+        _show(tables.explain_alias(all_aliases()[name]))
     elif find(name) is not None:
-        out.print(tables.explain_operator(name))
+        _show(tables.explain_operator(name))
     else:
         names = [*known, *all_aliases(), *(operator.name for operator in operators())]
         raise OptionError(
@@ -142,7 +153,7 @@ def verify(model: Model) -> None:
     graph = models.read(model)
     graph.verify()
     propagate_all(graph)
-    out.print(f"{model}: well formed, {sum(1 for _ in graph.walk())} nodes")
+    _show(f"{model}: well formed, {sum(1 for _ in graph.walk())} nodes")
 
 
 @app.command()
@@ -154,6 +165,6 @@ def diff(
     """Compare two models: structure, cost, and what they compute on the same inputs. Exit status 1 when they differ."""
     a, b = models.read(first), models.read(second)
     table, equal = tables.diff_table(a, b, first, second, tolerance)
-    out.print(table)
+    _show(table)
     if not equal:
         raise typer.Exit(1)

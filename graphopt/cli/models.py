@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.errors import CaptureError, LoadError, SaveError, nearest
+from graphopt.errors import CaptureError, DataError, LoadError, SaveError, nearest
 from graphopt.ir import Graph
 
 if TYPE_CHECKING:
@@ -23,15 +23,29 @@ def read(spec: str) -> Graph:
     from graphopt.ir.text import read_text
 
     if spec == "-":
+        if sys.stdin.isatty():
+            raise LoadError("standard input is a terminal", where="-", hint="send an ONNX file to it: < model.onnx")
         return load(sys.stdin.buffer.read())
     path = Path(spec)
-    if path.suffix == ".pt2" and path.exists():
+    if not path.exists():
+        if ":" in spec:
+            return _from_function(spec)
+        raise LoadError(f"no such file: {spec}", hint=_instead_of(path))
+    if path.is_dir():
+        raise LoadError(f"'{spec}' is a folder", hint="name a file in it")
+    if path.suffix == ".pt2":
         return from_exported(path)
-    if path.suffix == ".txt" and path.exists():
+    if path.suffix == ".txt":
         return read_text(path)
-    if ":" in spec and not path.exists():
-        return _from_function(spec)
     return load(path)
+
+
+def _instead_of(path: Path) -> str:
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_file()]
+    except OSError:
+        return f"there is no folder '{path.parent}' either"
+    return nearest(path.name, names) or "give an ONNX file, a .pt2, or package.module:function"
 
 
 def _from_function(spec: str) -> Graph:
@@ -72,15 +86,42 @@ def _from_function(spec: str) -> Graph:
 def check_output(output: str) -> None:
     """Raises SaveError before any work is done when the output could not be written."""
     if output == "-":
+        if sys.stdout.isatty():
+            raise SaveError("standard output is a terminal", where="-o -", hint="send it to a file: > model.onnx")
         return
     path = Path(output)
     if path.suffix not in _OUTPUTS:
         raise SaveError(f"'{output}' is no kind of file that can be written", hint=f"end it in {', '.join(_OUTPUTS)}")
+    _check_writable(path)
+
+
+def check_report(report: Path | None) -> None:
+    """Raises SaveError before any work is done when the report could not be written."""
+    if report is None:
+        return
+    if report.suffix not in (".html", ".json"):
+        raise SaveError(f"'{report}' is no kind of report", where="--report", hint="end it in .html or .json")
+    _check_writable(report)
+
+
+def check_data(data: Path | None) -> None:
+    """Raises DataError before any work is done when there is no such file or folder."""
+    if data is not None and not data.exists():
+        raise DataError(f"no such file: {data}", where="--data", hint="give an .npz file or a folder of .npy files")
+
+
+def _check_writable(path: Path) -> None:
     folder = path.parent
+    if not folder.exists():
+        raise SaveError(f"there is no folder '{folder}'", where=str(path), hint="make it first")
     if not folder.is_dir():
-        raise SaveError(f"there is no folder '{folder}'", where=output, hint="make it first")
+        raise SaveError(f"'{folder}' is a file, not a folder", where=str(path), hint="choose another folder")
+    if path.is_dir():
+        raise SaveError(f"'{path}' is a folder", where=str(path), hint="name a file in it")
     if not os.access(folder, os.W_OK):
-        raise SaveError(f"folder '{folder}' is not writable", where=output, hint="choose another, or change its mode")
+        raise SaveError(
+            f"folder '{folder}' is not writable", where=str(path), hint="choose another, or change its mode"
+        )
 
 
 def write(graph: Graph, output: str, opset: int | None) -> None:
@@ -132,11 +173,9 @@ def _write_exported(graph: Graph, module: object, path: Path) -> None:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes a report as .html or .json. Raises SaveError for another ending or a missing folder."""
+    """Writes a report as .html or .json. Raises SaveError when the file cannot be written."""
     from graphopt.pipeline.html import to_html
 
-    if path.suffix not in (".html", ".json"):
-        raise SaveError(f"'{path}' is no kind of report", where="--report", hint="end it in .html or .json")
     try:
         path.write_text(to_html(report) if path.suffix == ".html" else report.to_json(), encoding="utf8")
     except OSError as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,9 +17,27 @@ from graphopt.analysis.shapes import propagate
 from graphopt.ir import Graph, Node
 from graphopt.ir.dims import free_names
 from graphopt.ops import REQUIRED, find
-from graphopt.pipeline import Alias, Pass, Report, all_aliases, all_passes
+from graphopt.pipeline import (
+    Alias,
+    Contract,
+    Pass,
+    PassReport,
+    Report,
+    all_aliases,
+    all_passes,
+    find_pass,
+    parse_steps,
+)
 from graphopt.pipeline.html import human
 from graphopt.pipeline.options import option_infos
+
+#: What each contract means, in words.
+CONTRACTS = {
+    Contract.EXACT: "computes the same, up to the order of float operations",
+    Contract.MASKED: "computes the same as the original with the removed channels zeroed",
+    Contract.APPROXIMATE: "computes nearly the same; the error is measured and reported",
+    Contract.TRAINED: "changes the weights by training",
+}
 
 
 def summary(graph: Graph) -> dict[str, Any]:
@@ -77,23 +97,30 @@ def layer_table(graph: Graph) -> Table:
 
 
 def report_table(report: Report) -> RenderableType:
-    """What each pass did."""
-    table = Table(title=report.pipeline, title_justify="left")
-    table.add_column("pass", overflow="fold")
+    """What each pass did that did something, and how many did not."""
+    table = Table(title=report.pipeline, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("pass", overflow="fold", min_width=16)
     for column in ("seconds", "nodes", "weights", "MACs"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     table.add_column("check", overflow="fold")
-    notes: list[str] = []
-    for entry in report.passes:
+    changed = [entry for entry in report.passes if entry.modified]
+    for entry in changed:
         checks = "; ".join(str(check.get("summary", "")) for check in entry.checks.values())
-        if entry.skipped or not entry.modified:
-            reason = f"skipped: {entry.skipped}" if entry.skipped else "nothing to do"
-            table.add_row(entry.name, f"{entry.seconds:.2f}", "", "", "", reason, style="dim")
-        else:
-            cells = _deltas(entry.before, entry.after)
-            table.add_row(entry.name, f"{entry.seconds:.2f}", *cells, checks)
-        notes.extend(f"{entry.name}: {note}" for note in entry.notes)
-    return Group(table, *(Text(note) for note in dict.fromkeys(notes)))
+        cells = _deltas(entry.before, entry.after)
+        table.add_row(Text(entry.name), f"{entry.seconds:.2f}", *cells, Text(checks))
+    idle = len(report.passes) - len(changed)
+    rest = f"{idle} pass{'es' if idle > 1 else ''} had nothing to do" if idle else ""
+    notes = dict.fromkeys(f"{entry.name}: {note}" for entry in report.passes for note in entry.notes)
+    lines = [*notes, *([rest] if rest else []), *([_total(changed)] if len(changed) > 1 else [])]
+    return Group(*([table] if changed else []), *map(Text, lines))
+
+
+def _total(changed: Sequence[PassReport]) -> str:
+    before, after = changed[0].before, changed[-1].after
+    if before is None or after is None:
+        return ""
+    nodes, weights, macs = _deltas(before, after)
+    return f"together: nodes {nodes}, weights {weights}, MACs {macs}"
 
 
 def _deltas(before: Any, after: Any) -> list[str]:
@@ -141,9 +168,12 @@ def passes_tables() -> list[RenderableType]:
 def explain_pass(cls: type[Pass]) -> RenderableType:
     """Everything about one pass."""
     doc = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:")[0].rstrip()
-    parts: list[RenderableType] = [Text(f"{cls.name}\n\n{doc}\n\ncontract: {cls.contract.value}")]
+    facts = f"contract: {cls.contract.value} ({CONTRACTS[cls.contract]})"
     if cls.needs:
-        parts.append(Text(f"needs: {', '.join(sorted(cls.needs))}"))
+        facts += f"\nneeds: {', '.join(sorted(cls.needs))}"
+    if cls.looks_for:
+        facts += f"\nlooks for: {', '.join(sorted(cls.looks_for))}"
+    parts: list[RenderableType] = [Text(f"{cls.name}\n\n{_paragraphs(doc)}\n\n{facts}\n")]
     infos = option_infos(cls)
     if infos:
         table = Table(title="options", title_justify="left")
@@ -155,10 +185,21 @@ def explain_pass(cls: type[Pass]) -> RenderableType:
     return Group(*parts)
 
 
+def _paragraphs(text: str) -> str:
+    """A docstring's paragraphs, each on one line, for the terminal to wrap."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
 def explain_alias(alias: Alias) -> RenderableType:
     """What an alias stands for."""
     rounds = f"\nrepeated until nothing changes, {alias.repeat} times at most" if alias.repeat > 1 else ""
-    return Text(f"{alias.name} = {alias.pipeline}{rounds}\n\n{alias.doc}")
+    table = Table(title="passes, in order", title_justify="left")
+    for column in ("pass", "what it does"):
+        table.add_column(column, overflow="fold")
+    for step in parse_steps(alias.pipeline):
+        found = find_pass(step.name)
+        table.add_row(Text(str(step)), Text(found.doc if isinstance(found, Alias) else _first_line(found.__doc__)))
+    return Group(Text(f"{alias.name}\n\n{_paragraphs(alias.doc)}{rounds}\n"), table)
 
 
 def explain_operator(name: str) -> RenderableType:
@@ -191,17 +232,26 @@ def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float) ->
     left, right = summary(a), summary(b)
     table = Table(title="difference", title_justify="left")
     for column in ("", first, second):
-        table.add_column(column, overflow="fold")
-    for key in ("nodes", "weights", "weight_bytes", "macs"):
-        table.add_row(key, f"{left[key]:,}", f"{right[key]:,}")
+        table.add_column(Text(column), overflow="fold")
+    for key, title in (
+        ("nodes", "nodes"),
+        ("weights", "weights"),
+        ("weight_bytes", "bytes of weights"),
+        ("macs", "MACs"),
+    ):
+        table.add_row(title, f"{left[key]:,}", f"{right[key]:,}")
     for name in sorted({*left["operators"], *right["operators"]}):
         counts = left["operators"].get(name, 0), right["operators"].get(name, 0)
         if counts[0] != counts[1]:
             table.add_row(name, str(counts[0]), str(counts[1]))
-    structural = difference(a, b)
-    if left["inputs"] != right["inputs"] or list(left["outputs"]) != list(right["outputs"]):
-        return Group(table, Text(f"structure: {structural}"), Text("the inputs or outputs differ")), False
+    parts: list[RenderableType] = [table, Text(f"structure: {difference(a, b) or 'equal'}")]
+    for kind in ("inputs", "outputs"):
+        if left[kind] != right[kind]:
+            lines = [f"{name}: {', '.join(f'{n}: {t}' for n, t in facts[kind].items())}"
+                     for name, facts in ((first, left), (second, right))]  # fmt: skip
+            return Group(*parts, Text(f"the {kind} differ\n  " + "\n  ".join(lines))), False
     inputs = example_inputs(a)
     found = compare(run(b, inputs), run(a, inputs))
-    verdict = f"on the same random inputs: largest relative difference {found.max_rel:.2e}"
-    return Group(table, Text(f"structure: {structural or 'equal'}"), Text(verdict)), found.within(tolerance)
+    equal = found.within(tolerance)
+    verdict = f"{'equal' if equal else 'different'} on the same random inputs: largest relative difference "
+    return Group(*parts, Text(f"{verdict}{found.max_rel:.2e} (tolerance {tolerance:g})")), equal

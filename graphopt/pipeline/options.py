@@ -37,16 +37,28 @@ def option_infos(cls: type[Pass]) -> list[OptionInfo]:
     docs = _field_docs(cls)
     infos = []
     for field in dataclasses.fields(cls):
-        default = "" if field.default is dataclasses.MISSING else str(field.default)
+        default: Any = field.default
         if field.default_factory is not dataclasses.MISSING:
-            default = str(field.default_factory())
-        kind = hints[field.name]
-        shown = getattr(kind, "__name__", "") if not typing.get_args(kind) else ""
-        infos.append(
-            OptionInfo(field.name.replace("_", "-"), shown or str(kind).replace("typing.", ""), default,
-                       docs.get(field.name, ""))
-        )  # fmt: skip
+            default = field.default_factory()
+        shown = "" if default is dataclasses.MISSING else str(default) if callable(default) else format_value(default)
+        name = field.name.replace("_", "-")
+        infos.append(OptionInfo(name, type_text(hints[field.name]), shown, docs.get(field.name, "")))
     return infos
+
+
+def type_text(kind: Any) -> str:
+    """A type in words for those who write options as text: ``number``, ``list of text``, ``l1 | l2``."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " | ".join(format_value(choice) for choice in args)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("none" if each is type(None) else type_text(each) for each in args)
+    if origin in (tuple, list):
+        return f"list of {type_text(args[0])}"
+    if origin in (dict, Mapping):
+        return f"{{{type_text(args[0])}: {type_text(args[1])}}}"
+    words = {bool: "true | false", int: "whole number", float: "number", str: "text", Path: "path", Any: "anything"}
+    return words.get(kind, "from Python only")
 
 
 def _field_docs(cls: type[Pass]) -> dict[str, str]:

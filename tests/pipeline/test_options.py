@@ -87,6 +87,10 @@ def test_infos_tell_name_type_default_and_meaning():
     assert list(infos)[:2] == ["needed", "number"]
     assert infos["needed"].default == ""
     assert infos["number"].doc == "a whole number, explained on two lines."
-    assert infos["number"].type == "int"
-    assert infos["sizes"].default == "(1, 2)"
-    assert "float" in infos["limit"].type
+    assert infos["sizes"].default == "[1,2]"
+    assert {name: info.type for name, info in infos.items()} == {
+        "needed": "text", "number": "whole number", "ratio": "number", "flag": "true | false", "names": "list of text",
+        "sizes": "list of whole number", "kind": '"none" | some | 3', "limit": "number | none",
+        "either": "whole number | text", "table": "{text: number}", "file": "path", "anything": "anything",
+        "function": "from Python only",
+    }  # fmt: skip

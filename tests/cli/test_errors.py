@@ -1,0 +1,260 @@
+"""What users get wrong: one line that names the thing and the mend, exit status 2, nothing written, no traceback."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt as go
+from graphopt.cli import main
+from tests.cli.models import small
+
+ROOT = Path(__file__).parents[2]
+SMALL = "tests.cli.models:small"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder for one command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def good_model():
+    module, args = small()
+    return go.to_onnx(go.capture(module, args)).SerializeToString()
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def fail(folder, capfd):
+    """Runs a command that must fail and returns its one line of complaint."""
+
+    def run(*arguments):
+        before = snapshot(folder)
+        with pytest.raises(SystemExit) as caught:
+            main([str(each) for each in arguments])
+        captured = capfd.readouterr()
+        assert caught.value.code == 2, captured
+        assert captured.out == ""
+        lines = captured.err.strip().split("\n")
+        assert len(lines) == 1, captured.err
+        assert snapshot(folder) == before
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+def node_model(nodes, inputs=("x",), outputs=("y",), initializers=()):
+    """An ONNX file made by hand, which no checker has seen."""
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in inputs],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in outputs], initializers,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+
+
+N = helper.make_node
+CYCLE = node_model(
+    [N("Add", ["x", "b"], ["a"], name="first"), N("Neg", ["a"], ["b"], name="second"), N("Neg", ["b"], ["y"])]
+)
+TWICE = node_model([N("Neg", ["x"], ["y"], name="one"), N("Abs", ["x"], ["y"], name="two")])
+UNDEFINED = node_model([N("Add", ["x", "nowhere"], ["y"])])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"hello, this is text\n", "not an ONNX|no ONNX"), (b"PK\x03\x04 a zip", "not an ONNX|no ONNX"),
+     (CYCLE, "cycle.*(first|second)"), (TWICE, "'y'.*(twice|again|two)|defined twice"), (UNDEFINED, "nowhere")],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["optimize", "inspect"])
+def test_files_that_are_no_models(content, words, command, fail, folder):
+    (folder / "m.onnx").write_bytes(content)
+    more = ("-p", "fuse", "-o", "out.onnx") if command == "optimize" else ()
+    line = fail(command, "m.onnx", *more)
+    assert re.search(words, line), line
+    assert "m.onnx" in line or "y" in line or "node" in line or "nowhere" in line, line
+
+
+def test_truncated_files(fail, folder, good_model):
+    for part in (0.3, 0.6, 0.95):
+        (folder / "m.onnx").write_bytes(good_model[: int(len(good_model) * part)])
+        line = fail("optimize", "m.onnx", "-p", "fuse", "-o", "out.onnx")
+        assert re.search("truncated|cut off|incomplete|ends", line), line
+        assert "m.onnx" in line
+
+
+def test_no_such_file(fail, folder, good_model):
+    (folder / "model.onnx").write_bytes(good_model)
+    assert fail("inspect", "modle.onnx") == "no such file: modle.onnx; did you mean 'model.onnx'?"
+    assert fail("inspect", "zzz") == "no such file: zzz; give an ONNX file, a .pt2, or package.module:function"
+    assert fail("inspect", "no/m.onnx") == "no such file: no/m.onnx; there is no folder 'no' either"
+    assert fail("verify", ".") == "'.' is a folder; name a file in it"
+    assert "no such file: b.onnx" in fail("diff", "model.onnx", "b.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [("tests.cli.models:smal", "no function 'smal' .*did you mean 'small'"),
+     ("tests.cli.models:NOT_CALLABLE", "no function 'NOT_CALLABLE'"),
+     ("no_such_module:f", r"module 'no_such_module' cannot be imported .*MODEL is a file, or package\.module:function"),
+     ("tests.cli.models:raises", r"raises\(\) raised RuntimeError: the weights are not here"),
+     ("tests.cli.models:no_module", r"returned int .*return \(nn\.Module, example args\)"),
+     ("tests.cli.models:data_dependent", r"data-dependent control flow.*models\.py:\d+\).*use torch\.where")],
+)  # fmt: skip
+def test_torch_models(spec, words, fail):
+    line = fail("optimize", spec, "-p", "fuse", "-o", "out.onnx")
+    assert re.search(words, line), line
+
+
+def test_operators_that_the_other_side_lacks(fail, folder):
+    line = fail("optimize", "tests.cli.models:without_onnx", "-p", "eliminate-dead", "-o", "out.onnx")
+    assert re.search(r"ONNX has no operator for aten::special_bessel_j0.*keep the model in torch", line), line
+    custom = node_model([N("Secret", ["x"], ["y"], domain="my.domain", name="node7")])
+    model = onnx.ModelProto.FromString(custom)
+    model.opset_import.append(helper.make_opsetid("my.domain", 1))
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    line = fail("optimize", "m.onnx", "-p", "eliminate-dead", "-o", "out.pt2")
+    assert re.search(r"my\.domain::Secret.*node7", line), line
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [("fuze", "there is no pass 'fuze'; did you mean 'fuse'?"), ("zzzz", "'graphopt passes' lists them"),
+     ("prune-channels{ration=0.5}", "has no option 'ration' (at prune-channels); did you mean 'ratio'?"),
+     ("prune-channels{ratio=1}", "ratio is 1.0 (at prune-channels{ratio}); give 0 <= ratio < 1"),
+     ("prune-channels{ratio=1.5}", "ratio is 1.5"), ("prune-channels{ratio=-0.1}", "ratio is -0.1"),
+     ("prune-channels{ratio=half}", "'half' is not a number (at prune-channels{ratio})"),
+     ("prune-channels{ratio", "expected '=' at column 21 of the pipeline"),
+     ("fuse,", "expected a pass name at column 6"), ("quantize", "needs data and the run was given none"),
+     ("finetune", "pass 'finetune' needs data"), ("prune-channels{ignore=[nothing.*]}", "matches no parameter"),
+     ("prune-channels{criterion=l3}", "no criterion 'l3'")],
+)  # fmt: skip
+def test_pipelines(pipeline, words, fail):
+    line = fail("optimize", SMALL, "-p", pipeline, "-o", "out.onnx")
+    assert words in line, line
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [("image", np.zeros((4, 3, 8, 8), "f4"), "array 'image' names no input of the model.*the inputs are: input"),
+     ("inputs", np.zeros((4, 3, 8, 8), "f4"), "array 'inputs' names no input .*did you mean 'input'"),
+     ("input", np.zeros((4, 3, 8, 7), "f4"), r"has shape \[2, 3, 8, 7\], the input wants float32\[2, 3, 8, 8\]"),
+     ("input", np.zeros((4, 3, 8, 8)), "element type float64, the input wants float32.*convert it"),
+     ("input", np.full((4, 3, 8, 8), np.nan, "f4"), "array 'input' holds NaN or infinity.*remove the samples"),
+     ("input", np.zeros((0, 3, 8, 8), "f4"), "holds no samples")],
+)  # fmt: skip
+def test_calibration_arrays(name, array, words, fail, folder):
+    np.savez(folder / "d.npz", **{name: array})
+    line = fail("optimize", SMALL, "-p", "quantize", "-o", "out.onnx", "--data", "d.npz")
+    assert re.search(words, line), line
+
+
+def test_calibration_files(fail, folder):
+    arguments = ("optimize", SMALL, "-p", "quantize", "-o", "o.onnx", "--data", "d.npz")
+    assert "no such file: d.npz (at --data); give an .npz file" in fail(*arguments)
+    (folder / "d.npz").write_text("hello")
+    line = fail(*arguments)
+    assert re.search(r"d\.npz cannot be read as numpy arrays.*numpy\.savez", line), line
+
+
+def test_outputs_that_cannot_be_written(fail, folder, monkeypatch):
+    (folder / "file").write_text("")
+    (folder / "folder.onnx").mkdir()
+    for output, words in (
+        ("out.xyz", "end it in .onnx, .pt2, .txt"),
+        ("no/o.onnx", "there is no folder 'no' (at no/o.onnx); make it first"),
+        ("file/out.onnx", "'file' is a file, not a folder"), ("folder.onnx", "'folder.onnx' is a folder"),
+    ):  # fmt: skip
+        line = fail("optimize", SMALL, "-p", "fuse", "-o", output)
+        assert words in line, line
+    for report, words in (("r.pdf", "end it in .html or .json"), ("no/r.html", "there is no folder 'no'")):
+        line = fail("optimize", SMALL, "-p", "fuse", "-o", "out.onnx", "--report", report)
+        assert words in line, line
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may write anywhere
+    line = fail("optimize", SMALL, "-p", "fuse", "-o", "out.onnx")
+    assert line == "folder '.' is not writable (at out.onnx); choose another, or change its mode"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to")
+def test_output_where_nobody_can_write(fail):
+    assert re.search("cannot|not writable", fail("optimize", SMALL, "-p", "fuse", "-o", "/proc/self/out.onnx"))
+
+
+def test_opset_that_cannot_be(fail):
+    assert re.search(r"opset 5.*13", fail("optimize", SMALL, "-p", "fuse", "-o", "out.onnx", "--opset", "5"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("optimise",), "No such command 'optimise'. Did you mean 'optimize'"),
+     (("optimize", "m.onnx"), "Missing option '-p' / '--pipeline'; see 'graphopt optimize --help'"),
+     (("inspect",), "MODEL"), (("inspect", "m.onnx", "--jsn"), "--jsn"),
+     (("optimize", "m", "-p", "fuse", "-o", "o.onnx", "--check", "x"), "'x' is not one of 'strict', 'report', 'off'"),
+     (("explain", "prune-chanels"), "no pass, alias or operator 'prune-chanels'; did you mean 'prune-channels'"),
+     (("explain", "conv"), "did you mean 'Conv'"), (("explain", "zzzzzz"), "'graphopt passes' lists them")],
+)  # fmt: skip
+def test_commands(arguments, words, fail):
+    line = fail(*arguments)
+    assert words in line, line
+
+
+def test_broken_contract_is_refused_and_nothing_written(fail, folder):
+    import tests.pipeline.passes  # noqa: F401  # registers test-scale
+
+    with pytest.raises(AssertionError, match="graphopt-crash"):  # but for the reproducer
+        fail("optimize", SMALL, "-p", "test-scale{factor=2}", "-o", "out.onnx")
+    assert not (folder / "out.onnx").exists()
+    with pytest.raises(SystemExit) as caught:
+        main(["optimize", SMALL, "-p", "test-scale{factor=2}", "-o", "out.onnx", "--check", "report"])
+    assert caught.value.code == 0
+
+
+def test_foreign_errors_keep_their_traceback(folder, monkeypatch):
+    monkeypatch.setattr("graphopt.cli.models.read", lambda spec: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", "m.onnx"])
+
+
+# -- the real command, in a process of its own
+
+
+def command(*arguments, cwd, **kwargs):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    return subprocess.run([sys.executable, "-m", "graphopt", *arguments], cwd=cwd, env=environment, capture_output=True,
+                          check=False, **kwargs)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["no file", "truncated", "data-dependent", "ratio"])
+def test_in_a_process(case, folder, good_model):
+    (folder / "cut.onnx").write_bytes(good_model[:700])
+    model = {"no file": "no.onnx", "truncated": "cut.onnx", "data-dependent": "tests.cli.models:data_dependent"}
+    pipeline = "prune-channels{ratio=1}" if case == "ratio" else "fuse"
+    before = snapshot(folder)
+    done = command("optimize", model.get(case, SMALL), "-p", pipeline, "-o", "out.onnx", cwd=folder)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"error: ")
+    assert done.stderr.count(b"\n") == 1, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert snapshot(folder) == before
+
+
+def test_reader_that_goes_away(folder, good_model):
+    (folder / "m.onnx").write_bytes(good_model)
+    code = f"{sys.executable} -m graphopt inspect m.onnx --text | true; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode in (0, 1)
+    assert b"Traceback" not in done.stderr
