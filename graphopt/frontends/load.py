@@ -29,6 +29,8 @@ Source: TypeAlias = Union[str, os.PathLike[str], bytes, onnx.ModelProto, "onnx_g
 #: The first opset whose definitions are known here; onnx's own converter brings older models up to it.
 OLDEST_OPSET = 7
 
+_NOT_ONNX = "give a file that an exporter wrote, such as torch.onnx.export"
+
 
 def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline: bool = False) -> Graph:
     """Reads an ONNX model into a graph of the canonical opset.
@@ -111,16 +113,16 @@ def _taken_apart(
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if not data:
-        raise LoadError(f"{label} is empty")
+        raise LoadError(f"{label} is empty", hint="export it again")
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError:
         missing = _missing_bytes(data)
         if missing:
             raise LoadError(f"{label} is cut off: {missing} bytes are missing", hint="fetch it again") from None
-        raise LoadError(f"{label} is not an ONNX model") from None
+        raise LoadError(f"{label} is not an ONNX model", hint=_NOT_ONNX) from None
     if not model.HasField("graph"):
-        raise LoadError(f"{label} is not an ONNX model")
+        raise LoadError(f"{label} is not an ONNX model", hint=_NOT_ONNX)
     return model
 
 

@@ -39,7 +39,10 @@ def ordered(graph: onnx.GraphProto, defined: set[str]) -> list[Step]:
             if not name:
                 continue
             if name in producers or name in defined:
-                raise LoadError(f"value '{name}' is defined twice", where=describe(step.proto))
+                raise LoadError(
+                    f"value '{name}' is defined twice", where=describe(step.proto),
+                    hint="the file is malformed: rename one of the two, or export it again",
+                )  # fmt: skip
             producers[name] = index
     if all(producers.get(name, -1) < index for index, step in enumerate(steps) for name in _reads(step)):
         return steps
@@ -99,7 +102,9 @@ def _report_cycle(steps: list[Step], producers: dict[str, int], waits: list[int]
         name = next(n for n in _reads(steps[index]) if n in producers and waits[producers[n]])
         index = producers[name]
     raise LoadError(
-        f"the graph has a cycle: value '{name}' is computed from itself", where=describe(steps[index].proto)
+        f"the graph has a cycle: value '{name}' is computed from itself",
+        where=describe(steps[index].proto),
+        hint="the file is malformed: break the cycle, or export it again",
     )
 
 

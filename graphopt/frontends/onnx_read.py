@@ -200,7 +200,10 @@ class _Reader:
             if value is None and name:
                 value = self._scope.find(name)
                 if value is None:
-                    raise LoadError(f"value '{name}' is read, but nothing defines it", where=describe(proto))
+                    raise LoadError(
+                        f"value '{name}' is read, but nothing defines it", where=describe(proto),
+                        hint="the file is malformed: add what gives it, or export it again",
+                    )  # fmt: skip
             inputs.append(value)
         attributes = self._read_attributes(proto) if proto.attribute else None
         outputs = [self._output(name, infos) for name in step.outputs]

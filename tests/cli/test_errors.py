@@ -75,8 +75,10 @@ UNDEFINED = node_model([N("Add", ["x", "nowhere"], ["y"])])
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (b"hello, this is text\n", "not an ONNX|no ONNX"), (b"PK\x03\x04 a zip", "not an ONNX|no ONNX"),
-     (CYCLE, "cycle.*(first|second)"), (TWICE, "'y'.*(twice|again|two)|defined twice"), (UNDEFINED, "nowhere")],
+    [(b"", "m.onnx is empty; export"), (b"hello, this is text\n", "m.onnx is not an ONNX model; give a file that"),
+     (b"PK\x03\x04 a zip", "m.onnx is not an ONNX model"),
+     (CYCLE, "cycle.*(first|second).*break the cycle"), (TWICE, "value 'y' is defined twice .*rename one of the two"),
+     (UNDEFINED, "'nowhere' is read, but nothing defines it.*add what gives it")],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["optimize", "inspect"])
 def test_files_that_are_no_models(content, words, command, fail, folder):
@@ -84,7 +86,6 @@ def test_files_that_are_no_models(content, words, command, fail, folder):
     more = ("-p", "fuse", "-o", "out.onnx") if command == "optimize" else ()
     line = fail(command, "m.onnx", *more)
     assert re.search(words, line), line
-    assert "m.onnx" in line or "y" in line or "node" in line or "nowhere" in line, line
 
 
 def test_truncated_files(fail, folder, good_model):
