@@ -17,6 +17,7 @@ from graphopt.errors import SaveError
 from graphopt.ir import Graph
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import pack
+from graphopt.ops.wire import field_head
 
 # Large weights begin at a memory page, so that they can be mapped; small ones at a cache line.
 _PAGE, _LINE = 4096, 64
@@ -98,9 +99,9 @@ def _write_model(draft: Draft, file: BinaryIO) -> None:
     body = draft.model.graph.SerializeToString()
     weights = [(w, w.proto.SerializeToString(), _data_head(w)) for w in draft.weights]
     lengths = [len(message) + len(data) + (weight_size(w) if data else 0) for w, message, data in weights]
-    heads = [_field(_INITIALIZER, length) for length in lengths]
+    heads = [field_head(_INITIALIZER, length) for length in lengths]
     file.write(head.SerializeToString())
-    file.write(_field(_GRAPH, len(body) + sum(lengths) + sum(map(len, heads))))
+    file.write(field_head(_GRAPH, len(body) + sum(lengths) + sum(map(len, heads))))
     file.write(body)
     for start, (weight, message, data) in zip(heads, weights, strict=True):
         file.write(start + message + data)
@@ -111,21 +112,7 @@ def _write_model(draft: Draft, file: BinaryIO) -> None:
 def _data_head(weight: Weight) -> bytes:
     if weight.data is None or weight.proto.data_location == onnx.TensorProto.EXTERNAL:
         return b""
-    return _field(_RAW_DATA, weight_size(weight))
-
-
-def _field(number: int, length: int) -> bytes:
-    """The start of a length-delimited protobuf field (https://protobuf.dev/programming-guides/encoding)."""
-    return _varint(number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return field_head(_RAW_DATA, weight_size(weight))
 
 
 def _write_weights(draft: Draft, file: BinaryIO, name: str) -> None:

@@ -20,8 +20,8 @@ MAPPED = 1 << 28
 class EmbeddedData:
     """Reads the weights that `without_weights` left in a file, and others from where their entries say.
 
-    A weight is a buffer of its own, read when it is asked for. In a file beyond `MAPPED`, and in bytes, a weight that is
-    aligned to its elements stays where it is.
+    A weight is a buffer of its own, read when it is asked for. In a file beyond `MAPPED`, and in bytes, a weight that
+    is aligned to its elements stays where it is.
 
     Args:
         source: path of the file, or its bytes.
@@ -40,7 +40,7 @@ class EmbeddedData:
 
     def model(self) -> bytes:
         """The serialized model without the weights. Raises ValueError when it is malformed."""
-        return without_weights(memoryview(self.data))
+        return without_weights(self.data.data)
 
     def __call__(self, proto: onnx.TensorProto, size: int) -> np.ndarray:
         """The bytes of a tensor, uint8 [size]. Raises LoadError when there are more, fewer, or none."""
