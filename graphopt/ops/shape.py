@@ -14,7 +14,7 @@ import torch
 
 from graphopt.ir import Dim, DType, Node, TensorType, ValueType
 from graphopt.ir import dims as D
-from graphopt.ops.infer import MAX_KNOWN, input_type, integers, object_array, static_integers
+from graphopt.ops.infer import MAX_KNOWN, contents, input_type, integers, object_array, static_integers
 from graphopt.ops.record import Operator, attribute, register
 from graphopt.ops.refinement import freeze_all, tie
 from graphopt.ops.relation import Relation, Shrinkage
@@ -65,7 +65,8 @@ def shrink_shape(node: Node, edit: Shrinkage) -> None:
     if graph is None or not any(_reads(use.user, use.index, changed, len(span)) for use in y.uses):
         return
     add = Node("Add", [y, graph.add_constant(torch.tensor(delta, dtype=torch.int64))], origin=node.origin)
-    add.output.type = y.type
+    # Readers may rewrite what they know of the sizes, before or after this.
+    add.output.type, add.output.known = y.type, contents(y)
     graph.insert_after(node, add)
     y.replace_uses(add.output, lambda use: use.user is not add)
 

@@ -10,7 +10,7 @@ import torch
 
 from graphopt.ir import Dim, Node, Value
 from graphopt.ir import dims as D
-from graphopt.ops.infer import MAX_KNOWN, contents, integers
+from graphopt.ops.infer import MAX_KNOWN, contents, integers, object_array
 from graphopt.ops.relation import Shrinkage
 
 #: What a compute function takes for a steering input: the tensor, or the numbers where they are known beforehand.
@@ -130,7 +130,10 @@ def rewrite(node: Node, index: int, edit: Shrinkage, elements: Mapping[int, int]
         edit.set_constant(node, index, torch.tensor(new, dtype=dtype).reshape(contents(value).shape))  # type: ignore[union-attr]
         return
     delta = [elements[i] - item if i in elements and isinstance(item, int) else 0 for i, item in enumerate(old)]
+    known = contents(value)
     offset(node, index, torch.tensor(delta, dtype=dtype))
+    if known is not None:
+        node.operand(index).known = object_array(new).reshape(known.shape)
 
 
 def offset(node: Node, index: int, delta: torch.Tensor) -> None:
