@@ -65,6 +65,7 @@ def optimize(
     """Rewrite a model with a pipeline of passes and write it."""
     from graphopt.pipeline import resolve
     from graphopt.pipeline.context import Context, no_progress
+    from graphopt.pipeline.html import human
     from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, PrintGraph, Reproducer, Verify
     from graphopt.pipeline.manager import run_pipeline
     from graphopt.pipeline.progress import RichProgress
@@ -91,7 +92,7 @@ def optimize(
         console.print(tables.report_table(result))
         written = [str(each) for each in (output, report) if each is not None and str(each) != "-"]
         for name in written:
-            console.print(f"wrote {name} ({tables.human(Path(name).stat().st_size)}B)", highlight=False, soft_wrap=True)
+            console.print(f"wrote {name} ({human(Path(name).stat().st_size)}B)", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -179,10 +179,11 @@ def explain_frozen(coupling: ChannelCoupling, kinds: tuple[Kind, ...] = ()) -> s
         there = sorted(set(kinds_of(coupling, coupling.groups)))
         return f"no group is one of {', '.join(kinds)}; there are: {', '.join(there)}"
     frozen = coupling.frozen_by()
+    if coupling.groups:
+        rest = f"; the rest is frozen by: {_reasons(frozen)}" if frozen else ""
+        return f"every group that could be pruned is on the ignore list or has a single component{rest}"
     if frozen:
         return f"everything is frozen by: {_reasons(frozen)}"
-    if coupling.groups:
-        return "every group that could be pruned is on the ignore list or has a single component"
     return "the graph has no weights with channels between its inputs and its outputs"
 
 
