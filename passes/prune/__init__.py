@@ -11,9 +11,13 @@ from graphopt.passes.prune.criteria import (
     slice_criterion,
 )
 from graphopt.passes.prune.depth import PruneDepth
+from graphopt.passes.prune.recipe import ApplyRecipe, LoadWeights, Recipe, load_recipe, save_recipe
+from graphopt.passes.prune.schedule import iterative
+from graphopt.passes.prune.sensitivity import Sensitivity, allocate
 from graphopt.passes.prune.sparsify import Sparsify
 
 __all__ = [
-    "Criterion", "Evidence", "PruneChannels", "PruneDepth", "Sparsify", "all_criteria", "criterion", "find_criterion",
-    "flow_criterion", "slice_criterion",
+    "ApplyRecipe", "Criterion", "Evidence", "LoadWeights", "PruneChannels", "PruneDepth", "Recipe", "Sensitivity",
+    "Sparsify", "all_criteria", "allocate", "criterion", "find_criterion", "flow_criterion", "iterative",
+    "load_recipe", "save_recipe", "slice_criterion",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ class Removal:
     def __init__(self, graph: Graph, coupling: ChannelCoupling, components: np.ndarray) -> None:
         self.graph = graph
         self.coupling = coupling
+        self.components = components
         self.masks = coupling.keep_masks(components)
         self.indices = {extent: torch.from_numpy(np.flatnonzero(mask)) for extent, mask in self.masks.items()}
         self.kept_constants: Kept = {}
@@ -55,6 +56,14 @@ class Removal:
             owner.sweep([old])
 
     # -- the removal itself
+
+    def note(self) -> None:
+        """Fills in what is kept, without touching the graph."""
+        for node in self._touched():
+            self._note_normalisation(node)
+        for value, dim, indices in self._members():
+            if value.is_constant and value.data is not None and value.graph is not None:
+                self.kept_constants.setdefault(value.name, {})[dim] = indices.tolist()
 
     def apply(self) -> None:
         """Slices constants, adapts nodes, and states the new shapes."""

@@ -52,13 +52,17 @@ def check_pattern(coupling: ChannelCoupling, pattern: str, option: str) -> None:
 
 
 def overrides(coupling: ChannelCoupling, groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, float]:
-    """By position in `groups` the ratio that the first fitting pattern of `ratios` gives.
+    """By position in `groups` the ratio that the first fitting pattern of `ratios` gives, or its name in reports.
 
     Raises:
         OptionError: a pattern that matches nothing.
     """
     found: dict[int, float] = {}
+    named = {coupling.name_of(group): position for position, group in enumerate(groups)} if ratios else {}
     for pattern, ratio in ratios.items():
+        if pattern in named:  # a group as reports name it
+            found[named[pattern]] = ratio
+            continue
         check_pattern(coupling, pattern, "ratios")
         for position, group in enumerate(groups):
             if any(_matches(value.name, pattern) for value in coupling.constants_of(group)):
