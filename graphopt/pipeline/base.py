@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from graphopt.analysis.operators import operator_index
 from graphopt.ir import Graph
 
 if TYPE_CHECKING:
@@ -71,4 +72,4 @@ class Pass:
 
     def applies_to(self, graph: Graph) -> bool:
         """False when none of the operators that the pass looks for is in the graph."""
-        return not self.looks_for or any(node.op in self.looks_for for node in graph.walk())
+        return not self.looks_for or any(op in self.looks_for for _, op in operator_index(graph))

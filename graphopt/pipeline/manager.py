@@ -144,6 +144,8 @@ class _Runner:
         self.context = context
         self.instruments = instruments
         self.report = report
+        # Within a group: the passes that found nothing to do, with the version of the graph that they found it in.
+        self.settled: dict[int, int] | None = None
 
     def run_all(self, steps: Sequence[Pass | Group]) -> None:
         count = sum(1 for _ in flatten(steps))
@@ -170,10 +172,12 @@ class _Runner:
 
     def run_group(self, group: Group, progress: Iterator[Any], rest: Sequence[str]) -> bool:
         changed = False
+        outer, self.settled = self.settled, {}
         for _ in range(group.repeat):
             if not self.run_steps(group.passes, progress, rest):
                 break
             changed = True
+        self.settled = outer
         return changed
 
     def run_pass(self, step: Pass, rest: str) -> bool:
@@ -182,6 +186,9 @@ class _Runner:
         self.report.passes.append(entry)
         if not step.applies_to(self.graph):
             entry.skipped = f"the graph has none of {', '.join(sorted(step.looks_for))}"
+            return False
+        if self.settled is not None and self.settled.get(id(step)) == self.graph.version:
+            entry.skipped = "nothing has changed since it found nothing to do"
             return False
         try:
             with self.graph.transaction():
@@ -196,6 +203,8 @@ class _Runner:
                 f"pass '{entry.name}' failed with {type(error).__name__}: {error}", where=entry.name,
                 hint=self._hints(step, error, rest) or "the graph is as before the pass; please report this",
             ) from error  # fmt: skip
+        if self.settled is not None and not changes.modified:
+            self.settled[id(step)] = self.graph.version
         return changes.modified
 
     def _hints(self, step: Pass, error: Exception, rest: str) -> str:

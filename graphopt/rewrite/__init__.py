@@ -1,7 +1,8 @@
 """Rewriting: the pattern language, its driver, and passes made of rules."""
 
 from graphopt.rewrite.driver import apply_rules
-from graphopt.rewrite.pattern import Pattern, Patterns, Var, Variadic, is_trainable
+from graphopt.rewrite.language import Patterns
+from graphopt.rewrite.pattern import Pattern, Var, Variadic, is_trainable
 from graphopt.rewrite.replace import replace, sweep
 from graphopt.rewrite.rewrite_pass import RewritePass
 from graphopt.rewrite.rule import Failure, Match, Result, Rule

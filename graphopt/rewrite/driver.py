@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
+from graphopt.analysis.operators import nodes_of
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Node, Origin, Value
 from graphopt.ops.builder import Builder
@@ -68,7 +69,9 @@ class _Driver:
         self.queued: set[Node] = set()
         self.made_by: dict[Node, set[str]] = {}
         self.orphaned: set[str] = set()
-        self.enqueue(graph.walk())
+        nodes = nodes_of(graph, self.index)
+        self.queue.extend(nodes)
+        self.queued.update(nodes)
         self.budget = 10 * len(self.queue) + 100 if budget is None else budget
 
     def enqueue(self, nodes: Iterable[Node]) -> None:
@@ -90,7 +93,7 @@ class _Driver:
     def visit(self, node: Node) -> None:
         forbidden = self.made_by.get(node, ())
         for rule, compiled in self.index[node.domain, node.op]:
-            if rule.name in forbidden and not rule.recursive:
+            if (rule.name in forbidden and not rule.recursive) or not compiled.may_match(node):
                 continue
             started = time.perf_counter()
             applied = self.attempt(rule, compiled, node)

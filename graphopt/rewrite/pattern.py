@@ -8,6 +8,7 @@ tried. A pattern is a few operators deep, so this is constant work per node.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +22,10 @@ Key: TypeAlias = tuple[str, str]
 Then: TypeAlias = Callable[[], bool]
 #: A pattern, or None for an input that must be left out.
 Operand: TypeAlias = "Pattern | None"
+
+
+#: Stands for "a constant" among the operators that may produce a value.
+CONSTANT: Key = ("", "")
 
 
 class State:
@@ -48,6 +53,14 @@ class Pattern:
     def root_keys(self) -> set[Key]:
         """The operators that the outermost node may be; empty when any value will do."""
         return set()
+
+    def producers(self) -> frozenset[Key] | None:
+        """The operators that may produce the value, `CONSTANT` among them; ``None`` when anything may."""
+        return None
+
+    def may_match(self, node: Node) -> bool:
+        """False when it is plain from its operator and the producers of its inputs that a root does not match."""
+        return True
 
     def children(self) -> Sequence[Operand]:
         """The patterns directly inside."""
@@ -126,6 +139,12 @@ class Where(Pattern):
     def match_root(self, node: Node, state: State, then: Then) -> bool:
         return self.condition(node.output) and self.inner.match_root(node, state, then)
 
+    def may_match(self, node: Node) -> bool:
+        return self.inner.may_match(node)
+
+    def producers(self) -> frozenset[Key] | None:
+        return self.inner.producers()
+
     def root_keys(self) -> set[Key]:
         return self.inner.root_keys()
 
@@ -150,6 +169,9 @@ class Constant(Pattern):
         if not value.is_constant or (self.number is not None and not self._equals(value, self.number)):
             return False
         return then() if self.inner is None else self.inner.match(value, state, then)
+
+    def producers(self) -> frozenset[Key] | None:
+        return None if isinstance(self.inner, Var) and self.inner.optional else frozenset({CONSTANT})
 
     def _equals(self, value: Value, number: float) -> bool:
         data = value.data
@@ -199,6 +221,14 @@ class Any_(Pattern):
     def match_root(self, node: Node, state: State, then: Then) -> bool:
         key = (node.domain, node.op)
         return any(choice.match_root(node, state, then) for choice in self.choices if key in choice.root_keys())
+
+    def may_match(self, node: Node) -> bool:
+        return any(choice.may_match(node) for choice in self.choices)
+
+    def producers(self) -> frozenset[Key] | None:
+        found = [choice.producers() for choice in self.choices]
+        known = [each for each in found if each is not None]
+        return frozenset().union(*known) if len(known) == len(found) else None
 
     def root_keys(self) -> set[Key]:
         return set().union(*(choice.root_keys() for choice in self.choices))
@@ -260,6 +290,25 @@ class NodePattern(Pattern):
         del state.nodes[self]
         return False
 
+    def producers(self) -> frozenset[Key] | None:
+        return self._keys
+
+    def may_match(self, node: Node) -> bool:
+        if (node.domain, node.op) not in self._keys:
+            return False
+        if not self._wanted:
+            return True
+        return any(self._is_met([_kind(value) for value in order]) for order in self._orders(node))
+
+    def _is_met(self, kinds: Sequence[Key | None]) -> bool:
+        return all(position < len(kinds) and kinds[position] in keys for position, keys in self._wanted)
+
+    @cached_property
+    def _wanted(self) -> list[tuple[int, frozenset[Key]]]:
+        """By position, what must produce an input, where that is known."""
+        wanted = ((i, None if pattern is None else pattern.producers()) for i, pattern in enumerate(self.inputs))
+        return [(i, keys) for i, keys in wanted if keys is not None]
+
     def _fits(self, node: Node) -> bool:
         for name, wanted in self.attributes.items():
             try:
@@ -301,6 +350,16 @@ class NodePattern(Pattern):
         return 1 + super().depth()
 
 
+def _kind(value: Value | None) -> Key | None:
+    """What produces a value: an operator, `CONSTANT`, or nothing that a pattern could ask for."""
+    if value is None:
+        return None
+    producer = value.producer
+    if producer is not None:
+        return producer.domain, producer.op
+    return CONSTANT if value.is_constant else None
+
+
 class OutputPattern(Pattern):
     """One output of a node."""
 
@@ -310,6 +369,12 @@ class OutputPattern(Pattern):
 
     def match(self, value: Value | None, state: State, then: Then) -> bool:
         return value is not None and value.index == self.index and self.node.match_output(value, state, then)
+
+    def may_match(self, node: Node) -> bool:
+        return self.node.may_match(node)
+
+    def producers(self) -> frozenset[Key] | None:
+        return self.node.producers()
 
     def match_root(self, node: Node, state: State, then: Then) -> bool:
         return self.node.match_root(node, state, then)
@@ -330,56 +395,3 @@ def _same(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, (list, tuple)):
         return isinstance(found, (list, tuple)) and tuple(found) == tuple(wanted)
     return bool(found == wanted)
-
-
-class Patterns:
-    """Writes patterns: the `op` of a rule's ``pattern``.
-
-    ``op.Conv(x, w, b, group=1)`` is an operator with inputs and attributes; ``op("Conv|ConvTranspose", x, w)`` one of
-    several operators. Inputs that may be exchanged are matched in both orders.
-    """
-
-    def __getattr__(self, op: str) -> Callable[..., NodePattern]:
-        if not op[:1].isupper():
-            raise AttributeError(f"the pattern language has no '{op}', and operators start with a capital letter")
-        return lambda *inputs, **keywords: self(op, *inputs, **keywords)
-
-    def __call__(self, ops: str, *inputs: Operand, domain: str = "", **attributes: Any) -> NodePattern:
-        """An operator.
-
-        Args:
-            ops: its name, or several with ``|`` between them.
-            inputs: patterns; ``None`` for an input that must be left out.
-            domain: dialect.
-            attributes: values that the attributes must have (defaults count), or conditions on them.
-        """
-        return NodePattern([(domain, op) for op in ops.split("|")], inputs, attributes)
-
-    def any(self, *choices: Pattern) -> Pattern:
-        """One of several patterns."""
-        return Any_(*choices)
-
-    def anything(self) -> Pattern:
-        """Any value, or an input that is left out."""
-        return Anything()
-
-    def optional(self, inner: Pattern) -> Pattern:
-        """A pattern or nothing; its variables are bound to ``None`` then."""
-        return Optional(inner)
-
-    def constant(self, inner: Pattern | None = None) -> Pattern:
-        """Any constant, bound to a variable."""
-        return Constant(inner)
-
-    def const(self, number: float, inner: Pattern | None = None, tolerance: float = 0.0) -> Pattern:
-        """A constant whose elements all equal `number`, whatever its shape; never a trainable parameter."""
-        return Constant(inner, number, tolerance)
-
-    def where(self, inner: Pattern, condition: Callable[[Value], bool]) -> Pattern:
-        """A pattern whose value fulfils a condition."""
-        return Where(inner, condition)
-
-    def shared(self, inner: NodePattern) -> NodePattern:
-        """A node inside the pattern whose outputs may be read from outside it; it stays for those readers."""
-        inner.is_shared = True
-        return inner

@@ -14,6 +14,7 @@ import torch
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.builder import Builder
+from graphopt.rewrite.language import Patterns
 from graphopt.rewrite.pattern import (
     Constant,
     Key,
@@ -21,7 +22,6 @@ from graphopt.rewrite.pattern import (
     Optional,
     OutputPattern,
     Pattern,
-    Patterns,
     State,
     Var,
     Variadic,
@@ -97,6 +97,10 @@ class Compiled:
         if not self.keys or any(not root.root_keys() for root in self.roots):
             raise PassError(f"the pattern of rule '{rule.name}' does not name its outermost operator", where=rule.name)
         self.depth = max(root.depth() for root in self.roots)
+
+    def may_match(self, node: Node) -> bool:
+        """False when the producers of the node's inputs rule a match out; cheap, for most nodes are none."""
+        return self.roots[0].may_match(node)
 
     def match(self, node: Node, accept: Callable[[Match], bool]) -> bool:
         """Tries every way in which the pattern fits with `node` as its (first) root until `accept` takes one."""

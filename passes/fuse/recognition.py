@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from graphopt.backends.onnx_opset import DEFAULT, expressible, possible_opsets
+from graphopt.backends.onnx_opset import DEFAULT, NEWEST, expressible, possible_opsets
 from graphopt.errors import GraphoptError
 from graphopt.ir import Graph
 from graphopt.ops.builder import Builder
@@ -51,15 +51,17 @@ class Recognition(FoldingRule):
         raise TypeError(f"{type(self).__name__} does not define recognise()")
 
     def rewrite(self, op: Builder, m: Match) -> Result:
+        # Asked for before the graph has the new operator, which would raise what it needs.
+        newest = NEWEST if self.limit is None else self.limit.newest
         result = self.recognise(op, m)
-        if isinstance(result, Failure) or self.limit is None:
+        if isinstance(result, Failure):
             return result
         for node in op.nodes:
             opsets = 0 if node.domain else expressible(node)
             lowest = (opsets & -opsets).bit_length() - 1
             if not opsets:
                 return m.fail(f"{node.op} of {node.output.dtype} is in no opset")
-            if lowest > self.limit.newest:
+            if lowest > newest:
                 return m.fail(f"{node.op} needs opset {lowest}; opset={lowest} allows it")
         return result
 

@@ -60,7 +60,8 @@ class Grower:
         return axis if self.random.random() < 0.5 else axis - (x.rank or 1)
 
     def extent(self, x: Value, axis: int) -> int:
-        extent = (x.shape or ())[axis]
+        shape = x.shape or ()
+        extent = shape[axis] if -len(shape) <= axis < len(shape) else 0
         return extent if isinstance(extent, int) else 0
 
     def weight(self, *shape: int) -> Value:

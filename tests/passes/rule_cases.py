@@ -127,10 +127,13 @@ def check_instance(case: Case, seed: int) -> None:
     assert found.within(1e-7 if double else 5e-6), (found, str(graph))
 
 
-def in_double_precision(graph: Graph) -> bool:
-    """Turns the floats of a graph into doubles; False when it has casts or none of them."""
-    if any(node.op in ("Cast", "QuantizeLinear", "DequantizeLinear") for node in graph.walk()):
-        return False
+def in_double_precision(graph: Graph, casts: bool = False) -> bool:
+    """Turns the floats of a graph into doubles; False when it has none, or casts, unless these are turned, too."""
+    for node in graph.walk():
+        if node.op in ("QuantizeLinear", "DequantizeLinear") or (node.op == "Cast" and not casts):
+            return False
+        if node.op == "Cast" and node.attributes["to"] == DType.FLOAT32:
+            node.attributes["to"] = int(DType.FLOAT64)
     values = [v for v in [*graph.inputs, *graph.constants] if v.dtype is DType.FLOAT32]
     for value in values:
         value.type = TensorType(DType.FLOAT64, value.shape)
