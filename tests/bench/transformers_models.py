@@ -256,6 +256,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "MPNet": lambda: text(hf.MPNetConfig(**ENCODER)),
     "ModernBERT": lambda: text(hf.ModernBertConfig(
         **ENCODER, pad_token_id=0, local_attention=6, attn_implementation="sdpa", reference_compile=False)),
+    "ConvBERT": lambda: text(hf.ConvBertConfig(**ENCODER, embedding_size=16)),
+    "SqueezeBERT": lambda: text(hf.SqueezeBertConfig(**ENCODER, embedding_size=32)),
+    "XLNet": lambda: text(hf.XLNetConfig(vocab_size=99, d_model=32, n_layer=2, n_head=4, d_inner=48)),
     "T5 encoder": lambda: text(hf.T5Config(**T5), hf.T5EncoderModel),
     # -- encoders with decoders
     "T5 decoder": t5_decoder,
@@ -280,6 +283,16 @@ CASES: dict[str, Callable[[], Case]] = {
     "Gemma": lambda: text(hf.GemmaConfig(**GROUPED, head_dim=8), hf.GemmaForCausalLM),
     "Gemma 2": lambda: text(hf.Gemma2Config(**GROUPED, head_dim=8, sliding_window=6), hf.Gemma2ForCausalLM),
     "Phi": lambda: text(hf.PhiConfig(**GROUPED), hf.PhiForCausalLM),
+    "Phi-3": lambda: text(hf.Phi3Config(**GROUPED), hf.Phi3ForCausalLM),
+    "Gemma 3": lambda: text(hf.Gemma3TextConfig(**GROUPED, head_dim=8, sliding_window=6), hf.Gemma3ForCausalLM),
+    "Falcon": lambda: text(hf.FalconConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, use_cache=False),
+        hf.FalconForCausalLM),
+    "Mixtral": lambda: text(hf.MixtralConfig(
+        **GROUPED, num_local_experts=4, experts_implementation="batched_mm"), hf.MixtralForCausalLM),
+    "GPT-OSS": lambda: text(hf.GptOssConfig(
+        **GROUPED, head_dim=8, num_local_experts=4, experts_implementation="batched_mm", sliding_window=6),
+        hf.GptOssForCausalLM),
     "Mamba": mamba,
     "Mamba with torch's scan": lambda: text(mamba_config(), ScannedMamba),
     # -- images
@@ -289,6 +302,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "DINOv2": lambda: image(hf.Dinov2Config(**PATCHES), None, 40, SIDES),
     "Swin": lambda: image(hf.SwinConfig(
         image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4)),
+    "Swin v2": lambda: image(hf.Swinv2Config(
+        image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4)),
+    "PVT": lambda: image(hf.PvtConfig(
+        image_size=64, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4]), None, 64),
+    "MobileViT": lambda: image(hf.MobileViTConfig(
+        image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32], num_attention_heads=2),
+        None, 64),
+    "EfficientNet": lambda: image(hf.EfficientNetConfig(
+        image_size=64, width_coefficient=0.25, depth_coefficient=0.25, hidden_dim=320), None, 64, WIDE_SIDES),
     "ConvNeXt": lambda: image(hf.ConvNextConfig(
         hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1]), hf.ConvNextForImageClassification, 64, WIDE_SIDES),
     "SegFormer": lambda: image(hf.SegformerConfig(
@@ -298,6 +320,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "MobileNetV2": lambda: image(
         hf.MobileNetV2Config(depth_multiplier=0.35, tf_padding=False), None, 64, WIDE_SIDES),
     "DETR": detr,
+    "YOLOS": lambda: image(hf.YolosConfig(
+        **{**PATCHES, "image_size": [32, 32]}, num_detection_tokens=5), hf.YolosForObjectDetection),
     # -- both
     "CLIP": lambda: two_towers(hf.CLIPConfig(
         text_config={**ENCODER, "bos_token_id": 1, "eos_token_id": 98, "pad_token_id": 0}, vision_config=PATCHES,

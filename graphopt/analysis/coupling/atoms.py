@@ -98,14 +98,13 @@ class Atoms:
     def _tie_choice(self, choice: Choice) -> None:
         reason = f"operator {choice.node.op}: its parts do not factor alike"
         if choice.part < 0:
-            self._freeze_indices(
-                choice.whole, np.asarray(choice.index), f"operator {choice.node.op}: a part of one index"
-            )
+            indices = np.asarray(choice.index, dtype=np.int64)
+            self._freeze_indices(choice.whole, indices, f"operator {choice.node.op}: a part of one index")
             return
         whole, part = self.factors[choice.whole], self.factors[choice.part]
         if not isinstance(choice.index, range) or choice.index.step != 1:
             if len(whole) == len(part) == 1:
-                self._tie(part[0].atoms, whole[0].first + np.asarray(choice.index))
+                self._tie(part[0].atoms, whole[0].first + np.asarray(choice.index, dtype=np.int64))
             else:
                 self._freeze(self._all(choice.whole), reason)
                 self._freeze(self._all(choice.part), reason)
@@ -148,7 +147,7 @@ class Atoms:
         nodes = {}
         for choice in choices:
             if choice.covers:
-                covered.setdefault(choice.whole, []).append(np.asarray(choice.index))
+                covered.setdefault(choice.whole, []).append(np.asarray(choice.index, dtype=np.int64))
                 nodes[choice.whole] = choice.node
         for extent, indices in covered.items():
             new = np.setdiff1d(np.arange(self.extents.sizes[extent]), np.concatenate(indices))
