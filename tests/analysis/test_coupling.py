@@ -165,6 +165,23 @@ def test_slices_that_overlap_tie_where_they_do():
     assert table(coupling) == {"w, a": 3, "w, a, b": 2, "w, b": 3}
 
 
+def test_parts_of_a_factored_dimension_keep_the_factor_whole():
+    net = Net(2, 4)
+    hidden = net.linear(net.x, "w", 8)
+    halves = net.add("ReduceSum", net.add("Reshape", hidden, net.ints(0, 2, 4)), net.ints(1), keepdims=0)
+    left, right = net.add("Split", hidden, net.ints(4, 4), outputs=2, axis=1)
+    coupling = net.coupling(net.linear(halves, "c", 2), net.linear(left, "a", 2), net.linear(right, "b", 2))
+    assert table(coupling) == {"w, c, a, b": 4}
+    assert coupling.frozen_by()["holds a whole part"] == 2
+    net = Net(2, 4)
+    hidden = net.linear(net.x, "w", 8)
+    halves = net.add("ReduceSum", net.add("Reshape", hidden, net.ints(0, 2, 4)), net.ints(1), keepdims=0)
+    left, right = net.add("Split", hidden, net.ints(6, 2), outputs=2, axis=1)  # one part ends inside a half
+    coupling = net.coupling(net.linear(halves, "c", 2), net.linear(left, "a", 2), net.linear(right, "b", 2))
+    assert not coupling.groups
+    assert coupling.frozen_by()["operator Split: its parts do not factor alike"]
+
+
 def test_gathered_channels_follow_their_index():
     net = Net(2, 4)
     hidden = net.linear(net.x, "w", 4)

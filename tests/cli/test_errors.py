@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 
 import graphopt as go
 from graphopt.cli import main
+from graphopt.cli.models import write_report
+from graphopt.pipeline import Report
 from tests.cli.models import small
 
 ROOT = Path(__file__).parents[2]
@@ -220,6 +222,48 @@ def test_broken_contract_is_refused_and_nothing_written(fail, folder):
     with pytest.raises(SystemExit) as caught:
         main(["optimize", SMALL, "-p", "test-scale{factor=2}", "-o", "out.onnx", "--check", "report"])
     assert caught.value.code == 0
+
+
+def test_no_command_shows_the_help(folder, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert "optimize" in captured.out + captured.err
+    assert "error" not in captured.err
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
+def test_interruptions(error, status, folder, monkeypatch, capsys):
+    def read(spec):
+        raise error
+
+    monkeypatch.setattr("graphopt.cli.models.read", read)
+    monkeypatch.setattr(sys, "stderr", open(os.devnull, "w"))  # noqa: SIM115  # main closes it
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", "m.onnx"])
+    sys.stderr.close()
+    assert caught.value.code == status
+
+
+def test_module_that_torch_cannot_export(fail, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise RuntimeError("cannot trace this")
+
+    graph = go.capture(*small())
+    monkeypatch.setattr("graphopt.cli.models.read", lambda spec: graph)
+    monkeypatch.setattr("torch.export.export", refuse)
+    line = fail("optimize", SMALL, "-p", "fuse", "-o", "out.pt2")
+    assert "cannot be exported by torch (RuntimeError: cannot trace this) (at out.pt2); write .onnx instead" in line
+
+
+def test_report_on_a_full_disk(folder, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(go.GraphoptError, match=r"report cannot be written: No space left on device \(at r\.html\)"):
+        write_report(Report("fuse"), Path("r.html"))
 
 
 def test_foreign_errors_keep_their_traceback(folder, monkeypatch):
