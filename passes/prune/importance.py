@@ -102,7 +102,7 @@ def _entries(coupling: ChannelCoupling, rule: Criterion, evidence: Evidence, wan
             for dim, factors in dims:
                 line = rule.flows(value, dim, evidence)
                 if line is not None:
-                    yield from _of_elements(component, _finite(line, value), 0, factors, True)
+                    yield from _of_elements(component, line, value, 0, factors, True)
             continue
         weight = _dequantized(value)
         if weight is None:
@@ -113,19 +113,19 @@ def _entries(coupling: ChannelCoupling, rule: Criterion, evidence: Evidence, wan
             elements = rule.elements(weight, evidence)
             if elements is None:
                 continue
-            _finite(elements, value)
         for dim, factors in dims:
             if elements is not None:
-                yield from _of_elements(component, elements, dim, factors, proper)
+                yield from _of_elements(component, elements, value, dim, factors, proper)
             else:
                 yield from _of_slices(component, rule, weight, evidence, dim, factors, proper)
 
 
 def _of_elements(
-    component: np.ndarray, scores: torch.Tensor, dim: int, factors: Sequence[Factor], proper: bool
+    component: np.ndarray, scores: torch.Tensor, value: Value, dim: int, factors: Sequence[Factor], proper: bool
 ) -> Iterator[_Entry]:
     others = [d for d in range(scores.dim()) if d != dim]
-    line = (scores.sum(others) if others else scores).double().numpy()
+    # What is not finite survives the sum, and the sums are quicker to look through.
+    line = _finite(scores.sum(others) if others else scores, value).double().numpy()
     for factor in factors:
         grid = line.reshape(-1, factor.size, factor.stride)
         # Estimates of curvature have either sign, and their noise is to cancel before the sign is dropped.
