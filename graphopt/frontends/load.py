@@ -73,11 +73,18 @@ def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.Mod
     if package == "onnx_ir":
         import onnx_ir
 
-        return onnx_ir.serde.serialize_model(source), external
+        return onnx_ir.serde.serialize_model(source), external or _beside(source)
     raise LoadError(
         f"cannot load a {type(source).__name__}",
         hint="give a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model",
     )
+
+
+def _beside(model: onnx_ir.Model) -> ExternalData | None:
+    """Reads external data from the folder that the model's tensors say it is in."""
+    tensors: list[Any] = [value.const_value for value in model.graph.initializers.values()]
+    folders = {os.fspath(tensor.base_dir) for tensor in tensors if hasattr(tensor, "base_dir")}
+    return ExternalData(folders.pop() or ".") if len(folders) == 1 else None
 
 
 def _from_file(path: Path, external: ReadExternal | None) -> tuple[onnx.ModelProto, ReadExternal | None]:

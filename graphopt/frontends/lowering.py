@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from graphopt.ir import DType, Graph, Node, Origin, TensorType, Value
 from graphopt.ir import dims as D
 from graphopt.ops import aten
 
+# What torch.compile calls the module.
+_SELF = re.compile(r"^L\['\w+'\]\.?")
 # Checks that tracing leaves behind: they compute nothing.
 _CHECKS = ("aten._assert_", "aten.sym_constrain_range", "aten._assert_async", "aten._functional_assert")
 
@@ -273,7 +276,7 @@ def _origin(node: fx.Node, outer: Origin) -> Origin:
 
 def _undo_suffix(path: str) -> str:
     """Torch marks the second call of one module as ``name@1``."""
-    return path.split("@")[0].removeprefix("L['self'].")
+    return _SELF.sub("", path.split("@")[0])
 
 
 def location(node: fx.Node) -> str | None:

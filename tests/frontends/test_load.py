@@ -41,6 +41,14 @@ def test_every_kind_of_source_gives_the_same_graph(tmp_path):
     assert_same(want, load(onnx_ir.serde.deserialize_model(proto)))
 
 
+def test_an_onnx_ir_model_knows_where_its_weights_are(tmp_path):
+    onnx.save(linear(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    want = load(tmp_path / "m.onnx")
+    assert_same(want, load(onnx_ir.load(tmp_path / "m.onnx")))
+    elsewhere = onnx_ir.load(tmp_path / "m.onnx")
+    assert_same(want, load(elsewhere, folder=tmp_path))
+
+
 def test_the_message_is_not_changed_and_its_data_is_shared():
     proto = linear()
     before = proto.SerializeToString()
