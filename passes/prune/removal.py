@@ -29,6 +29,7 @@ class Removal:
         self.components = components
         self.masks = coupling.keep_masks(components)
         self.indices = {extent: torch.from_numpy(np.flatnonzero(mask)) for extent, mask in self.masks.items()}
+        self._lists: dict[int, list[int]] = {}
         self.kept_constants: Kept = {}
         self.restricted: Kept = {}
 
@@ -55,6 +56,12 @@ class Removal:
         if old is not None:
             owner.sweep([old])
 
+    def _list(self, indices: torch.Tensor) -> list[int]:
+        """Indices as numbers; an extent has many members, whose lists are one."""
+        if id(indices) not in self._lists:
+            self._lists[id(indices)] = indices.tolist()
+        return self._lists[id(indices)]
+
     # -- the removal itself
 
     def note(self) -> None:
@@ -63,7 +70,7 @@ class Removal:
             self._note_normalisation(node)
         for value, dim, indices in self._members():
             if value.is_constant and value.data is not None and value.graph is not None:
-                self.kept_constants.setdefault(value.name, {})[dim] = indices.tolist()
+                self.kept_constants.setdefault(value.name, {})[dim] = self._list(indices)
 
     def apply(self) -> None:
         """Slices constants, adapts nodes, and states the new shapes."""
@@ -114,7 +121,7 @@ class Removal:
             data = value.data
             if not value.is_constant or data is None or value.graph is None:
                 continue
-            self.kept_constants.setdefault(value.name, {})[dim] = indices.tolist()
+            self.kept_constants.setdefault(value.name, {})[dim] = self._list(indices)
             value.data = data.index_select(dim, indices.to(data.device))
 
     def _state_shapes(self) -> None:
