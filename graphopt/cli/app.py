@@ -116,8 +116,15 @@ def inspect(
 @app.command()
 def passes(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead.")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="List the rules that passes are made of instead.")] = False,
 ) -> None:
     """List the passes and aliases that are installed."""
+    if rules:
+        if as_json:
+            print(json.dumps(tables.rules_dict(), indent=2))
+            return
+        _show(tables.rules_table())
+        return
     if as_json:
         print(json.dumps(tables.passes_dict(), indent=2))
         return

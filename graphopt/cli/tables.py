@@ -30,6 +30,7 @@ from graphopt.pipeline import (
 )
 from graphopt.pipeline.html import human
 from graphopt.pipeline.options import option_infos
+from graphopt.rewrite import all_rules
 
 #: What each contract means, in words.
 CONTRACTS = {
@@ -148,6 +149,25 @@ def passes_dict() -> dict[str, Any]:
         },
         "aliases": {name: {"pipeline": a.pipeline, "doc": a.doc} for name, a in all_aliases().items()},
     }
+
+
+def rules_dict() -> list[dict[str, Any]]:
+    """The installed rules as plain data."""
+    return [
+        {"name": rule.name, "pass": rule.pass_name, "roots": list(rule.roots), "doc": rule.doc} for rule in all_rules()
+    ]
+
+
+def rules_table() -> RenderableType:
+    """The table of ``graphopt passes --rules``."""
+    table = Table(title="rules", title_justify="left")
+    for heading in ("pass", "rule", "what it does"):
+        table.add_column(heading, overflow="fold")
+    previous = ""
+    for rule in all_rules():
+        table.add_row("" if rule.pass_name == previous else rule.pass_name, rule.name, Text(rule.summary))
+        previous = rule.pass_name
+    return table
 
 
 def passes_tables() -> list[RenderableType]:

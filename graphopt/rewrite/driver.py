@@ -14,6 +14,7 @@ from graphopt.ops.builder import Builder
 from graphopt.rewrite.pattern import Key
 from graphopt.rewrite.replace import drop_orphans, is_kept, module_of, replace
 from graphopt.rewrite.rule import Compiled, Failure, Match, Result, Rule
+from graphopt.rewrite.sketch import Sketch
 from graphopt.rewrite.statistics import Statistics
 
 # Names of source nodes are kept for people; a node made from a thousand others needs no list of them.
@@ -132,14 +133,15 @@ class _Driver:
     def rewrite(self, rule: Rule, match: Match) -> str:
         """Applies a rule to a match. Returns why it did not; empty when it did."""
         anchor = min(match.roots, key=lambda root: root._order)
-        builder = Builder(match.graph, anchor, self.origin(match))
+        builder = Sketch(match.graph, anchor, self.origin(match))
         result = rule.rewrite(builder, match)
         pairs = [] if isinstance(result, Failure) else _pairs(rule, match, result)
         reason = result.reason if isinstance(result, Failure) else _obstacle(match, builder, pairs)
         if reason:
-            builder.discard()
             return reason
-        self.commit(rule, builder, match, [(old, new) for old, new in pairs if new is not None])
+        found = [(old, new) for old, new in pairs if new is not None]
+        builder.place(new for _, new in found)
+        self.commit(rule, builder, match, found)
         return ""
 
     def origin(self, match: Match) -> Origin:

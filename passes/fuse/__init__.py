@@ -11,12 +11,15 @@ from graphopt.passes.fuse.fuse_parallel import FuseParallel
 from graphopt.passes.fuse.merge_affine import MergeAffine
 from graphopt.passes.fuse.move_scales import MoveScales
 from graphopt.passes.fuse.recognise_activations import RecogniseActivations
+from graphopt.passes.fuse.recognise_attention import RecogniseAttention
 from graphopt.passes.fuse.recognise_norms import RecogniseNorms
+from graphopt.passes.fuse.recognise_pools import RecognisePools
 from graphopt.pipeline import register_alias
 
 register_alias(
     "fuse",
-    "recognise-activations,recognise-norms,fuse-pad,fuse-conv-bn,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
+    "recognise-activations,recognise-norms,recognise-pools,recognise-attention,fuse-pad,fuse-conv-bn,"
+    "move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
     "merge-affine,fuse-linear,fuse-gemm,fuse-parallel",
     repeat=4,
     doc="Fold normalisations, constants and paddings into the layers beside them, and layers into one another.",
@@ -24,5 +27,6 @@ register_alias(
 
 __all__ = [
     "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseConvBatchNorm", "FuseGemm", "FuseLinear", "FusePad",
-    "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations", "RecogniseNorms",
+    "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations", "RecogniseAttention",
+    "RecogniseNorms", "RecognisePools",
 ]  # fmt: skip

@@ -59,7 +59,9 @@ class ScaledViews(Rule):
     """
 
     def pattern(self, op: Patterns, x: Var, c: Var) -> Pattern:
-        return op.any(op.Mul(x, op.constant(c)), op.Div(x, op.constant(c)))
+        # Most of what is multiplied with a constant is nothing of the kind, and no miss worth telling.
+        scaled = op.where(x, _is_view_or_product)
+        return op.any(op.Mul(scaled, op.constant(c)), op.Div(scaled, op.constant(c)))
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         x, c = m["x"], m["c"]
@@ -77,6 +79,11 @@ class ScaledViews(Rule):
                 other = product.operand(1 - index)
                 return op.MatMul(made, other) if index == 0 else op.MatMul(other, made)
         return m.fail("there is no linear layer above")
+
+
+def _is_view_or_product(value: Value) -> bool:
+    node = value.producer
+    return node is not None and not node.domain and (node.op in _VIEWS or node.op == "MatMul")
 
 
 def _is_alone(value: Value, reader: Node) -> bool:

@@ -7,6 +7,7 @@ from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphopt.passes.simplify.inline_if import InlineIf
 from graphopt.passes.simplify.merge_chains import MergeChains
 from graphopt.passes.simplify.merge_selections import MergeSelections
+from graphopt.passes.simplify.reduce_strength import ReduceStrength
 from graphopt.passes.simplify.resolve_shapes import ResolveShapes
 from graphopt.passes.simplify.share_constants import ShareConstants
 from graphopt.passes.simplify.share_subexpressions import ShareSubexpressions
@@ -15,12 +16,12 @@ from graphopt.pipeline import register_alias
 register_alias(
     "simplify",
     "inline-if,resolve-shapes,fold-constants,eliminate-identity,merge-selections,merge-chains,cancel-transposes,"
-    "share-constants,share-subexpressions,eliminate-dead",
+    "reduce-strength,share-constants,share-subexpressions,eliminate-dead",
     repeat=4,
     doc="Make the graph smaller without changing what it computes, again and again until nothing changes.",
 )
 
 __all__ = [
     "CancelTransposes", "EliminateDead", "EliminateIdentity", "FoldConstants", "InlineIf", "MergeChains",
-    "MergeSelections", "ResolveShapes", "ShareConstants", "ShareSubexpressions",
+    "MergeSelections", "ReduceStrength", "ResolveShapes", "ShareConstants", "ShareSubexpressions",
 ]  # fmt: skip

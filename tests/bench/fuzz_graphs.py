@@ -80,7 +80,9 @@ def _is_small(value: Value) -> bool:
 
 
 def unary(g: Grower, x: Value) -> Value:
-    name = g.random.choice(["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Identity", "Floor", "Sign", "Softplus", "Erf"])
+    if g.random.random() < 0.1:  # of which a root, or the inverse, can be taken
+        return g.d(g.random.choice(["Sqrt", "Reciprocal"]), g.d.Add(g.d.Abs(x), g.full(0.5)))
+    name = g.random.choice(["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Identity", "Softplus", "Erf"])
     return g.d(name, x)
 
 
@@ -96,8 +98,10 @@ def arithmetic(g: Grower, x: Value) -> Value | None:
     single = g.random.random() < 0.6
     c = g.full(g.number(), *shape) if single else g.weight(*shape)
     op = g.random.choice(["Add", "Mul", "Sub", "Div", "Max", "Min", "Pow"])
+    if op == "Sub" and g.random.random() < 0.3:
+        return g.d.Sub(c, x)
     if op == "Div":
-        c = g.full(g.random.choice([1.0, 2.0, -0.5]), *shape)
+        c = g.full(g.random.choice([1.0, 2.0, -0.5, 3.0]), *shape)
     if op == "Pow":
         return g.d.Pow(x, g.full(g.random.choice([1.0, 2.0])))
     return g.d(op, c, x) if g.random.random() < 0.3 and op != "Div" else g.d(op, x, c)

@@ -29,7 +29,8 @@ from graphopt.runtime.samples import example_inputs
 from tests.bench.fuzz_graphs import Grower
 from tests.passes.rule_cases import in_double_precision
 
-TOLERANCE, DOUBLE_TOLERANCE = 1e-5, 1e-9
+# Constants in files are float32: what they stand for is off by 1e-8. Tails of activations cancel to next to nothing.
+TOLERANCE, DOUBLE_TOLERANCE, DOUBLE_NOISE = 1e-5, 1e-6, 1e-10
 
 
 @dataclass
@@ -102,7 +103,8 @@ def _agrees_in_double_precision(seed: int, steps: int, pipeline: str) -> bool:
     run_pipeline(after, pipeline, Context(after), [Verify()])
     inputs = example_inputs(before, seed, {"n": 1 + seed % 3})
     want = run(before, inputs)
-    return compare(masked(run(after, inputs), want), want).within(DOUBLE_TOLERANCE)
+    found = compare(masked(run(after, inputs), want), want)
+    return found.within(DOUBLE_TOLERANCE) or (found.shapes_equal and found.max_abs < DOUBLE_NOISE)
 
 
 def fuzz(first: int, count: int, steps: int, pipeline: str) -> Tally:

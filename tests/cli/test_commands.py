@@ -148,6 +148,15 @@ def test_passes(graphopt):
     assert "simplify" in listed["aliases"]
 
 
+def test_rules(graphopt):
+    text = graphopt("passes", "--rules")
+    assert "conv-batch-norm" in text
+    listed = {rule["name"]: rule for rule in json.loads(graphopt("passes", "--rules", "--json"))}
+    assert listed["conv-batch-norm"]["pass"] == "fuse-conv-bn"
+    assert listed["conv-batch-norm"]["roots"] == ["BatchNormalization"]
+    assert all(rule["doc"] for rule in listed.values())
+
+
 def test_every_pass_and_alias_can_be_explained(graphopt):
     listed = json.loads(graphopt("passes", "--json"))
     for name, facts in listed["passes"].items():

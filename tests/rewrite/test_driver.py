@@ -199,9 +199,10 @@ def test_failing_rewrite_leaves_no_trace():
             return m.fail("changed my mind")
 
     graph = chain(["Relu"], 2)
-    text = str(graph)
+    text, version = str(graph), graph.version
     statistics = apply_rules(graph, [Messy()])
     assert str(graph) == text
+    assert graph.version == version, "not even for a moment, or the pass would count as one that changed something"
     assert statistics.notes() == ("messy: 2 left alone: changed my mind",)
     assert statistics.details()["rules"]["messy"]["misses"] == {"changed my mind": 2}
 

@@ -4,6 +4,7 @@ import math
 
 from graphopt.ir import Graph
 from graphopt.passes.fuse import activations as A
+from graphopt.passes.fuse import attention as H
 from graphopt.passes.fuse import fuse_gemm as G
 from graphopt.passes.fuse import move_scales as M
 from graphopt.passes.fuse import norms as N
@@ -494,3 +495,89 @@ def linear_of_a_reshape_that_is_read_elsewhere(d):
 def product_with_a_bias_per_row(d):
     x = d.Reshape(d.input("n", 18), [-1, 3, 6])
     return d.Reshape(d.Add(d.MatMul(x, d.weight(6, 8)), d.weight(3, 1)), [-1, 24])
+
+
+# -- pooling
+
+
+@match(N.GlobalPoolOfMean, 2)
+def global_pools(d):
+    x = d.input("n", d.size(3), 4, 5)
+    return d.ReduceMean(x, [3, 2], keepdims=1), d.ReduceMean(d.input("n", 3, 4), [-1], keepdims=1)
+
+
+@miss(N.GlobalPoolOfMean, reason="all dimensions")
+def means_over_other_dimensions(d):
+    x = d.input("n", 3, 4, 5)
+    return d.ReduceMean(x, [1, 2, 3], keepdims=1), d.ReduceMean(x, [2], keepdims=1)
+
+
+@miss(N.GlobalPoolOfMean)
+def mean_that_drops_dimensions(d):
+    return d.ReduceMean(d.input("n", 3, 4, 5), [2, 3], keepdims=0)
+
+
+# -- attention
+
+
+def _heads(d, length, size=4, heads=2):
+    return d.input("n", heads, length, size)
+
+
+@match(H.AttentionOfSoftmax, 4)
+def attention(d):
+    width = d.size(4)
+    q, k, v = _heads(d, 3, width), _heads(d, 5, width), _heads(d, 5, 6)
+    sideways = d.input("n", 5, 2, width)
+    kt, kt2 = d.Transpose(k, perm=[0, 1, 3, 2]), d.Transpose(sideways, perm=[0, 2, 3, 1])
+    kt3, kt4 = d.Transpose(k, perm=[0, 1, 3, 2]), d.Transpose(k, perm=[0, 1, 3, 2])
+    mask, row = d.input(3, 5), d.input("n", 1, 3, 5)
+    return (
+        d.MatMul(d.Softmax(d.Mul(d.MatMul(q, kt), d.full(0.5)), axis=-1), v),
+        d.MatMul(d.Softmax(d.Add(d.Div(d.MatMul(q, kt2), d.full(2, 1)), mask), axis=3), v),
+        d.MatMul(d.Softmax(d.Add(row, d.MatMul(d.Mul(q, d.full(0.7)), kt3)), axis=-1), v),
+        d.MatMul(d.Softmax(d.MatMul(q, kt4), axis=-1), v),
+    )
+
+
+@miss(H.AttentionOfSoftmax, reason="batch or heads")
+def attention_with_fewer_key_heads(d):
+    q, k, v = _heads(d, 3), _heads(d, 5, heads=1), _heads(d, 5, heads=1)
+    return d.MatMul(d.Softmax(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), axis=-1), v)
+
+
+@miss(H.AttentionOfSoftmax, reason="no positive number")
+def attention_with_an_odd_scale(d):
+    q, k, v = _heads(d, 3), _heads(d, 5), _heads(d, 5)
+    scores = d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2]))
+    return d.MatMul(d.Softmax(d.Mul(scores, d.full(-0.5)), axis=-1), v)
+
+
+@miss(H.AttentionOfSoftmax, reason="all queries and keys")
+def attention_with_narrow_masks(d):
+    q, k, v = _heads(d, 3), _heads(d, 5), _heads(d, 5)
+
+    def masked(mask):
+        scores = d.Add(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), mask)
+        return d.MatMul(d.Softmax(scores, axis=-1), v)
+
+    return masked(d.input(3, 1)), masked(d.input("n", 1, 1, 5)), masked(d.input(5))
+
+
+@miss(H.AttentionOfSoftmax)
+def attention_over_the_queries(d):
+    q, k, v = _heads(d, 3), _heads(d, 5), _heads(d, 5)
+    return d.MatMul(d.Softmax(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), axis=2), v)
+
+
+@miss(H.AttentionOfSoftmax, reason="is an output of the graph")
+def attention_whose_weights_are_returned(d):
+    q, k, v = _heads(d, 3), _heads(d, 5), _heads(d, 5)
+    weights = d.Softmax(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), axis=-1)
+    return d.MatMul(weights, v), weights
+
+
+@miss(H.AttentionOfSoftmax, reason="needs opset 23", make=lambda: H.AttentionOfSoftmax(OpsetLimit(Graph())))
+def attention_in_a_file_of_today(d):
+    q, k, v = _heads(d, 3), _heads(d, 5), _heads(d, 5)
+    return d.MatMul(d.Softmax(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), axis=-1), v)

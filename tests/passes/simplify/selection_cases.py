@@ -6,6 +6,7 @@ from graphopt.ir import DType
 from graphopt.passes.simplify import clips as L
 from graphopt.passes.simplify import selections as S
 from graphopt.passes.simplify import spreads as E
+from graphopt.passes.simplify import strength as P
 from graphopt.passes.simplify import transposes as T
 from tests.passes.rule_cases import Cases
 
@@ -379,3 +380,114 @@ def expansion_of_an_expansion(d):
 @miss(E.MergeExpands, reason="not known")
 def expansions_of_an_open_dimension(d):
     return d.Expand(d.Expand(d.input("n", 1), d.constant([1, 3])), d.constant([2, 1, 1]))
+
+
+# -- cheaper operators
+
+
+@match(P.PowerOfNumber, 3)
+def powers(d):
+    x = d.input("n", d.size(3))
+    positive = d.Add(d.Abs(x), d.full(0.5))
+    return d.Pow(x, d.full(2)), d.Pow(positive, d.full(0.5, 1)), d.Pow(positive, d.full(-1))
+
+
+@miss(P.PowerOfNumber)
+def other_powers(d):
+    x = d.input("n", 3)
+    return d.Pow(x, d.full(3)), d.Pow(d.full(2), x)
+
+
+@miss(P.PowerOfNumber, reason="not computed on floats")
+def powers_of_integers(d):
+    return d.Pow(d.input("n", dtype=DType.INT32), d.full(2, dtype=torch.int32))
+
+
+@miss(P.PowerOfNumber, reason="stretches")
+def powers_that_stretch(d):
+    return d.Pow(d.input(3), d.full(2, 2, 1))
+
+
+@match(P.DivideByConstant, 2)
+def divisions(d):
+    x = d.input("n", 3)
+    return d.Div(x, d.full(3)), d.Div(x, d.weight(3, positive=True))
+
+
+@miss(P.DivideByConstant, reason="no inverse")
+def divisions_by_zero_or_almost(d):
+    x = d.input("n", 2)
+    return d.Div(x, d.constant(torch.tensor([1.0, 0.0]))), d.Div(x, d.full(1e-39)), d.Div(x, d.full(float("inf")))
+
+
+@miss(P.DivideByConstant)
+def divisions_that_are_others(d):
+    x = d.input("n", 3)
+    y = d.Div(d.input("n", dtype=DType.INT32), d.full(2, dtype=torch.int32))
+    return d.Div(d.full(1), x), y
+
+
+@miss(P.DivideByConstant, reason="parameter")
+def division_by_a_parameter(d):
+    return d.Div(d.input("n", 3), d.weight(3, name="temperature", positive=True))
+
+
+@match(P.ConstantChoice, 2)
+def choices_made(d):
+    x, y = d.Relu(d.input("n", 3)), d.Neg(d.input("n", 3))
+    yes, no = (d.full(truth, 1, dtype=torch.bool) for truth in (True, False))
+    return d.Relu(d.Where(yes, x, y)), d.Relu(d.Where(no, x, y))
+
+
+@miss(P.ConstantChoice)
+def choice_that_differs(d):
+    return d.Where(d.constant(torch.tensor([True, False])), d.input("n", 2), d.input("n", 2))
+
+
+@miss(P.ConstantChoice, reason="broadcast")
+def choice_that_the_other_operand_stretches(d):
+    return d.Relu(d.Where(d.full(True, 1, dtype=torch.bool), d.Relu(d.input(3)), d.input("n", 3)))
+
+
+@match(P.MergeReflections, 6)
+def reflections(d):
+    x, c = d.input("n", 3), d.weight(3)
+    return (
+        d.Sub(d.full(1), d.Add(x, c)),
+        d.Sub(c, d.Sub(x, d.full(2))),
+        d.Sub(d.full(1), d.Sub(d.full(3), x)),
+        d.Add(d.Sub(c, x), d.full(2)),
+        d.Sub(d.Sub(d.full(2), x), c),
+        d.Sub(c, d.Sub(c, x)),
+    )
+
+
+@miss(P.MergeReflections)
+def differences_of_integers_and_values(d):
+    x, i = d.input("n", 3), d.input("n", dtype=DType.INT64)
+    return d.Sub(d.constant(1), d.Sub(d.constant(2), i)), d.Sub(x, d.Add(x, d.full(1)))
+
+
+@miss(P.MergeReflections, reason="larger than the two")
+def reflections_that_would_grow(d):
+    return d.Sub(d.weight(3, 1), d.Add(d.input("n", 3, 3), d.weight(1, 3)))
+
+
+@match(P.MergeBranches, 2)
+def branches_with_constants(d):
+    x = d.input("n", d.size(3))
+    y = d.Relu(x)
+    return d.Add(d.Add(x, d.full(1)), d.Add(d.full(2, 1), y)), d.Mul(d.Mul(x, d.full(2)), d.Mul(y, d.full(0.5)))
+
+
+@miss(P.MergeBranches, reason="one number each")
+def branches_with_vectors_or_stretched(d):
+    x, y = d.input("n", 3), d.input(3)
+    a = d.Add(d.Add(x, d.weight(3)), d.Add(d.Relu(x), d.full(1)))
+    return a, d.Add(d.Add(x, d.full(1)), d.Add(y, d.full(1)))
+
+
+@miss(P.MergeBranches)
+def branches_of_different_operators(d):
+    x = d.input("n", 3)
+    return d.Add(d.Mul(x, d.full(2)), d.Add(d.Relu(x), d.full(1)))
