@@ -7,9 +7,7 @@ import pytest
 from graphopt import errors
 from graphopt.errors import GraphoptError, LoadError, PipelineError, nearest
 
-ALL_ERRORS = [
-    member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, GraphoptError)
-]
+ALL_ERRORS = [member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, GraphoptError)]
 
 
 @pytest.mark.parametrize(
