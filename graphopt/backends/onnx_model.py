@@ -10,7 +10,7 @@ from graphopt.backends.onnx_check import check, complete_outputs
 from graphopt.backends.onnx_expand import expanded
 from graphopt.backends.onnx_opset import check_opset, possible_opsets
 from graphopt.backends.onnx_write import Draft, Weight, draft_model
-from graphopt.errors import SaveError
+from graphopt.errors import SaveError, UnsupportedOperatorError
 from graphopt.ir import Graph
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import pack
@@ -75,7 +75,23 @@ def checked_draft(graph: Graph, opset: int | None) -> Draft:
         else:
             return draft
     assert refused is not None, "possible_opsets raises when there is none"
+    if opset is not None:
+        _name_a_better(graph, opset, refused)
     raise refused
+
+
+def _name_a_better(graph: Graph, opset: int, refused: SaveError) -> None:
+    """Raises UnsupportedOperatorError when the checker accepts the graph at another opset."""
+    for candidate in possible_opsets(graph, None):
+        draft = draft_model(graph, candidate)
+        complete_outputs(draft)
+        try:
+            check(draft)
+        except SaveError:
+            continue
+        raise UnsupportedOperatorError(
+            f"opset {opset} cannot express the graph: {refused.what}", hint=f"opset {candidate} can"
+        )
 
 
 def weight_size(weight: Weight) -> int:

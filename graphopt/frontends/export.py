@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError, GraphoptError
 from graphopt.frontends.dynamic import Example
@@ -29,7 +30,7 @@ def export(
     Raises:
         CaptureError: whatever torch had to say, with the place in the user's source.
     """
-    with evaluation(module), quiet():
+    with evaluation(module), quiet(), _unmarked(args, kwargs):
         try:
             return _export(module, args, kwargs, shapes)
         except GraphoptError:
@@ -47,6 +48,19 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
             return torch.export.export(module, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _unmarked(*arguments: Any) -> Iterator[None]:
+    """Takes away the marks that a trace that fails leaves on the caller's tensors: the next would mistake them."""
+    tensors = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
+    before = [set(vars(tensor)) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, known in zip(tensors, before, strict=True):
+            for name in [name for name in vars(tensor) if "_dynamo_" in name and name not in known]:
+                delattr(tensor, name)
 
 
 @contextlib.contextmanager

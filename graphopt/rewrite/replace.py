@@ -98,8 +98,8 @@ def _hand_on_labels(before: Value, after: Value) -> None:
     if old is not None and new is not None and not new.name:
         new.name = old.name
         new.doc = old.doc
-        if old.op == new.op and old.domain == new.domain:
-            new.metadata = {**old.metadata, **new.metadata}
+        # What a file says of the place in the model (module path, stack trace) goes with the name.
+        new.metadata = {**old.metadata, **new.metadata}
 
 
 def check_types(before: Value, after: Value) -> None:

@@ -50,7 +50,9 @@ def test_a_real_file_computes_and_says_the_same(name, pipeline, tmp_path):
     assert opset(written) == max(opset(original), 18)  # 18 is the lowest that is chosen unasked
     metadata = node_metadata(original.graph)
     kept = {name: each for name, each in node_metadata(written.graph).items() if name in metadata}
-    assert kept == {name: metadata[name] for name in kept}
+    for name, each in kept.items():
+        own = {key: value for key, value in each.items() if not key.startswith("graphopt.")}  # which passes touched it
+        assert own == metadata[name]
     assert bool(kept) == bool(metadata)
 
     outputs = [each.name for each in original.graph.output]

@@ -18,6 +18,7 @@ from graphopt.frontends.aten import (  # noqa: F401
     resize,
     scattering,
     sizes,
+    special,
     views,
 )
 from graphopt.frontends.aten.builder import Builder
