@@ -1,21 +1,17 @@
-"""Reading targets from TOML."""
+"""Reading targets from TOML, with what they inherit."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from graphopt.errors import OptionError, nearest
-from graphopt.ir import DType
-from graphopt.targets.rules import TERMS, CostPair, InputRole, OperatorRule, Role, Scheme, Target
+from graphopt.targets.rules import Target
+from graphopt.targets.schema import KEYS, known, target_of
 
 _FOLDER = Path(__file__).parent
-_KEYS = (
-    "name", "doc", "absorb", "activation", "weight", "bias", "borders", "operators", "passthrough_follows_readers",
-)  # fmt: skip
 
 
 def available() -> list[str]:
@@ -29,88 +25,51 @@ def load_target(name: str) -> Target:
     Raises:
         OptionError: no such target, or a file that is not as it should be, with the key that is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
-    if not path.is_file():
-        hint = nearest(name, available()) or f"one of: {', '.join(available())}, or a .toml file"
-        raise OptionError(f"there is no target '{name}'", where="target", hint=hint)
+    path = _file(name, Path())
     try:
-        return _target(tomllib.loads(path.read_text(encoding="utf8")))
+        return target_of(_table(path, ()))
     except KeyError as error:
         problem = f"{error.args[0]} is missing"
     except (ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:  # TOMLDecodeError is a ValueError
         problem = str(error)
     raise OptionError(
-        f"target file {path.name} is not valid: {problem}", where="target", hint="see graphopt/targets/ort-cpu.toml"
-    )
+        f"target file {path.name} is not valid: {problem}", where="target",
+        hint="docs/quantization.md explains the keys; graphopt/targets/ort-cpu.toml is an example",
+    )  # fmt: skip
 
 
-def _target(raw: Mapping[str, Any]) -> Target:
-    _known(raw, _KEYS, "")
-    bias = raw.get("bias", {}).get("dtype", "float32")
-    borders = raw.get("borders", {})
-    _known(borders, ("quantize", "dequantize"), "borders.")
-    return Target(
-        name=raw["name"],
-        doc=raw["doc"],
-        activation=_scheme(raw["activation"], "activation."),
-        weight=_scheme(raw["weight"], "weight."),
-        bias=None if bias == "float32" else _dtype(bias, "bias."),
-        operators={op: _rule(op, table) for op, table in raw["operators"].items()},
-        absorb=frozenset(raw.get("absorb", ())),
-        quantize=_terms(borders.get("quantize", {}), "borders.quantize."),
-        dequantize=_terms(borders.get("dequantize", {}), "borders.dequantize."),
-        passthrough_follows_readers=bool(raw.get("passthrough_follows_readers", False)),
-    )
+def _file(name: str, folder: Path) -> Path:
+    """The file of a target that is named in `folder`."""
+    path = folder / name if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    if not path.is_file():
+        hint = nearest(name, available()) or f"one of: {', '.join(available())}, or a .toml file"
+        raise OptionError(f"there is no target '{name}'", where="target", hint=hint)
+    return path
 
 
-def _known(raw: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
-    for key in raw:
-        if key not in keys:
-            raise ValueError(f"{where}{key} is not a key; {nearest(key, keys) or 'the keys are: ' + ', '.join(keys)}")
+def _table(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
+    """The table of a file, over the table of the target that it extends."""
+    if path.resolve() in heirs:
+        raise ValueError(f"{path.name} extends itself")
+    raw = tomllib.loads(path.read_text(encoding="utf8"))
+    known(raw, KEYS, "")
+    base, without = raw.pop("extends", None), raw.pop("without", [])
+    if base is None:
+        if without:
+            raise ValueError("without leaves out inherited operators, and extends is missing")
+        return raw
+    table = merged(_table(_file(str(base), path.parent), (*heirs, path.resolve())), raw)
+    for op in without:
+        if op not in table["operators"]:
+            raise ValueError(f"without has '{op}', which {base} has no rule for")
+        del table["operators"][op]
+    return table
 
 
-def _dtype(name: str, where: str) -> DType:
-    try:
-        return DType.parse(name)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{where}dtype is '{name}', which is not an element type") from error
-
-
-def _scheme(raw: Mapping[str, Any], where: str) -> Scheme:
-    _known(raw, [field.name for field in fields(Scheme)], where)
-    if "dtype" not in raw:
-        raise KeyError(f"{where}dtype")
-    scheme = Scheme(**{**raw, "dtype": _dtype(raw["dtype"], where)})
-    if scheme.bits and not 2 <= scheme.bits <= scheme.dtype.bits:
-        raise ValueError(f"{where}bits is {scheme.bits}; {scheme.dtype} has 2 to {scheme.dtype.bits}")
-    return scheme
-
-
-def _rule(op: str, raw: Mapping[str, Any]) -> OperatorRule:
-    where = f"operators.{op}."
-    _known(raw, [field.name for field in fields(OperatorRule) if field.name != "op"], where)
-    for key in ("role", "inputs"):
-        if key not in raw:
-            raise KeyError(f"{where}{key}")
-    _one_of(raw["role"], get_args(Role), f"{where}role")
-    for role in raw["inputs"]:
-        _one_of(role, get_args(InputRole), f"{where}inputs")
-    pairs = {key: _cost(raw[key], f"{where}{key}.") for key in ("cost", "depthwise", "grouped") if key in raw}
-    lists = {key: tuple(raw[key]) for key in ("inputs", "float_output_unless") if key in raw}
-    return OperatorRule(op=op, **{**raw, **pairs, **lists})
-
-
-def _one_of(value: str, allowed: Iterable[str], where: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{where} has '{value}', not one of {', '.join(allowed)}")
-
-
-def _cost(raw: Mapping[str, Any], where: str) -> CostPair:
-    keys = [field.name for field in fields(CostPair)]
-    _known(raw, keys, where)
-    return CostPair(*(_terms(raw.get(key, {}), f"{where}{key}.") for key in keys))
-
-
-def _terms(raw: Mapping[str, Any], where: str) -> dict[str, float]:
-    _known(raw, TERMS, where)
-    return {term: float(value) for term, value in raw.items()}
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `over` in place of its own; tables are merged entry by entry."""
+    table = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(table.get(key), Mapping)
+        table[key] = merged(table[key], value) if both else value
+    return table

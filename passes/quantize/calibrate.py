@@ -13,7 +13,7 @@ from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.observers import MeanSquareError, MinMax, Observer, Percentile
 from graphopt.passes.quantize.pairs import Pair, activation_pairs
-from graphopt.passes.quantize.scales import parameters_of_range
+from graphopt.passes.quantize.scales import fixed_parameters, parameters_of_range
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.targets import load_target
 
@@ -52,7 +52,8 @@ class Calibrate(Pass):
             raise OptionError(f"batches is {self.batches}", where="calibrate{batches}", hint="give 0 or more")
 
     def run(self, graph: Graph, context: Context) -> Changes:
-        scheme = load_target(self.target).activation
+        target = load_target(self.target)
+        scheme = target.activation
         by_scale: dict[Value, list[Pair]] = {}
         for pair in activation_pairs(graph):
             if pair.zero_point.dtype is not scheme.dtype:
@@ -61,6 +62,9 @@ class Calibrate(Pass):
                     f"{scheme.dtype}", where=self.name, hint="give calibrate the target that insert-qdq had",
                 )  # fmt: skip
             by_scale.setdefault(pair.scale, []).append(pair)
+        for scale, members in list(by_scale.items()):
+            if fixed_parameters([pair.source for pair in members], target):
+                del by_scale[scale]
         groups = {scale: [pair.source for pair in members] for scale, members in by_scale.items()}
         samples = _Samples(context, self.batches)
         observers = observe(graph, groups, samples, self._observer)

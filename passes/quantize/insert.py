@@ -14,7 +14,7 @@ from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.observers import MinMax
 from graphopt.passes.quantize.pairs import add_parameters, insert_pair, pairs
 from graphopt.passes.quantize.placement import Placement, WeightSite, place
-from graphopt.passes.quantize.scales import parameters_of_range, weight_parameters
+from graphopt.passes.quantize.scales import fixed_parameters, parameters_of_range, weight_parameters
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.runtime.samples import example_inputs
 from graphopt.targets import Target, load_target
@@ -102,7 +102,8 @@ def _insert_activations(graph: Graph, placement: Placement, target: Target, cont
     observers = observe(graph, groups, [inputs], MinMax)
     order = {node: position for position, node in enumerate(graph.nodes)}
     for root, members in groups.items():
-        scale, zero = parameters_of_range(*observers[root].range(target.activation), target.activation)
+        fixed = fixed_parameters(members, target)
+        scale, zero = fixed or parameters_of_range(*observers[root].range(target.activation), target.activation)
         parameters = add_parameters(graph, root.name, scale, zero, target.activation)
         for value in members:
             uses = placement.activations[value]
@@ -123,17 +124,18 @@ def _origin(value: Value) -> Origin:
 
 
 def _insert_weights(graph: Graph, sites: list[WeightSite], target: Target) -> None:
-    made: dict[tuple[Value, int | None], Value] = {}
+    made: dict[tuple[Value, int | None, int], Value] = {}
     for site in sites:
         reader = site.use.user
         if not isinstance(reader, Node) or site.value.data is None:
             continue
-        key = (site.value, site.axis)
+        key = (site.value, site.axis, site.block)
         if key not in made:
-            scale, zero = weight_parameters(site.value.data, site.axis, target.weight)
+            scale, zero = weight_parameters(site.value.data, site.axis, target.weight, site.block)
             parameters = add_parameters(graph, site.value.name, scale, zero, target.weight)
             origin = reader.origin.touched_by(InsertQDQ.name)
-            pair = insert_pair(graph, site.value, *parameters, site.axis, _first_reader(site.value), origin)
+            first = _first_reader(site.value)
+            pair = insert_pair(graph, site.value, *parameters, site.axis, first, origin, site.block)
             made[key] = pair.dequantize.output
         reader.set_input(site.use.index, made[key])
 

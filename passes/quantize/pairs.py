@@ -42,16 +42,30 @@ def add_parameters(
 
 
 def insert_pair(
-    graph: Graph, value: Value, scale: Value, zero_point: Value, axis: int | None, before: Node | None, origin: Origin
-) -> Pair:
-    """Puts Q and DQ behind `value`: before `before`, or right after what produces it (at the start for inputs)."""
+    graph: Graph, value: Value, scale: Value, zero_point: Value, axis: int | None, before: Node | None, origin: Origin,
+    block: int = 0,
+) -> Pair:  # fmt: skip
+    """Puts Q and DQ behind `value`: before `before`, or right after what produces it (at the start for inputs).
+
+    Args:
+        graph: the graph.
+        value: what is quantized.
+        scale: a scalar; a vector along `axis`; or, blocked, of the rank of `value`.
+        zero_point: of the shape of `scale`.
+        axis: the dimension that has a scale per index or block; ``None`` for one scale.
+        before: where to put the nodes.
+        origin: where they come from.
+        block: elements of `axis` that share a scale; 0 for one each.
+    """
     attributes = {} if axis is None else {"axis": axis}
+    if block:
+        attributes["block_size"] = block
     if zero_point.dtype.bits < 8:  # the carrier type does not tell
         attributes["output_dtype"] = int(zero_point.dtype)
     stored = Value(TensorType(zero_point.dtype, value.shape), f"{value.name}_quantized")
     restored = Value(value.type, f"{value.name}_dequantized")
     quantize = Node("QuantizeLinear", [value, scale, zero_point], attributes, [stored], origin=origin)
-    dq_attributes = {} if axis is None else {"axis": axis}
+    dq_attributes = {name: number for name, number in attributes.items() if name != "output_dtype"}
     dequantize = Node("DequantizeLinear", [stored, scale, zero_point], dq_attributes, [restored], origin=origin)
     if before is not None:
         graph.insert_before(before, quantize)

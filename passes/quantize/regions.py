@@ -43,7 +43,8 @@ class Unit:
 
     def activations(self) -> list[Value]:
         """What it reads that has to be quantized, other than weights."""
-        return [v for i, v in enumerate(self.node.inputs) if v is not None and self.rule.input_role(i) == "activation"]
+        named = enumerate(self.node.inputs)
+        return [v for i, v in named if v is not None and self.rule.input_role(i, v) == "activation"]
 
 
 @dataclass(frozen=True)
