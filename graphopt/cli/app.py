@@ -56,6 +56,14 @@ def optimize(
     data: Annotated[Path | None, typer.Option(help="An .npz file, or a folder of .npy files, one per input.")] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of the ONNX file; the lowest that does by default.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a report: .html or .json.")] = None,
+    fix_shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SHAPE",
+            help="Give an input its shape, x=1x3x224x224, or an open dimension its size, "
+            "batch=1, and fold what follows from it. May be given several times.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     check: Annotated[Check, typer.Option(help="Hold every pass to its contract on sample inputs.")] = Check.strict,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
@@ -71,6 +79,7 @@ def optimize(
     from graphopt.pipeline.progress import RichProgress
 
     # What is wrong with the command shows before the model is read.
+    pipeline = models.with_fixed_shapes(pipeline, fix_shapes or [])
     resolve(pipeline)
     models.check_output(output)
     models.check_report(report)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.errors import CaptureError, DataError, LoadError, SaveError, nearest
+from graphopt.errors import CaptureError, DataError, LoadError, OptionError, SaveError, nearest
 from graphopt.ir import Graph
 
 if TYPE_CHECKING:
@@ -81,6 +82,28 @@ def _from_function(spec: str) -> Graph:
         )  # fmt: skip
     arguments = result[1] if isinstance(result[1], tuple) else (result[1],)
     return capture(result[0], arguments)
+
+
+def with_fixed_shapes(pipeline: str, fixed: Sequence[str]) -> str:
+    """The pipeline, with ``NAME=SHAPE`` bound and what follows from them folded in front of it.
+
+    Raises:
+        OptionError: something else than ``NAME=SHAPE``, or a name that is given twice.
+    """
+    from graphopt.pipeline.text import format_value
+
+    shapes: dict[str, str] = {}
+    for text in fixed:
+        name, equals, shape = text.rpartition("=")
+        if not equals or not name or not shape:
+            raise OptionError(f"'{text}' is no shape", where="--fix-shapes", hint="write x=1x3x224x224, or batch=1")
+        if name in shapes:
+            raise OptionError(f"'{name}' is given twice", where="--fix-shapes", hint="give each name once")
+        shapes[name] = shape
+    if not shapes:
+        return pipeline
+    first = f"fix-shapes{{shapes={format_value(shapes)}}},resolve-shapes,fold-constants,inline-if,eliminate-dead"
+    return f"{first},{pipeline}" if pipeline else first
 
 
 def check_output(output: str) -> None:

@@ -147,7 +147,9 @@ def passes_dict() -> dict[str, Any]:
             }
             for name, cls in all_passes().items()
         },
-        "aliases": {name: {"pipeline": a.pipeline, "doc": a.doc} for name, a in all_aliases().items()},
+        "aliases": {
+            name: {"pipeline": a.pipeline, "doc": a.doc, "levels": dict(a.levels)} for name, a in all_aliases().items()
+        },
     }
 
 
@@ -182,6 +184,8 @@ def passes_tables() -> list[RenderableType]:
         aliases.add_column(column, overflow="fold")
     for name, alias in all_aliases().items():
         aliases.add_row(name, alias.pipeline, alias.doc)
+        for level, pipeline in alias.levels.items():
+            aliases.add_row(Text(f"{name}{{level={level}}}"), pipeline, "")
     return [table, aliases]
 
 
@@ -213,6 +217,7 @@ def _paragraphs(text: str) -> str:
 def explain_alias(alias: Alias) -> RenderableType:
     """What an alias stands for."""
     rounds = f"\nrepeated until nothing changes, {alias.repeat} times at most" if alias.repeat > 1 else ""
+    rounds += "".join(f"\nlevel={name}: {pipeline}" for name, pipeline in alias.levels.items())
     table = Table(title="passes, in order", title_justify="left")
     for column in ("pass", "what it does"):
         table.add_column(column, overflow="fold")

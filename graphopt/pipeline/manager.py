@@ -62,19 +62,20 @@ def _resolve_step(step: Step) -> Pass | Group:
 
 
 def _expand(alias: Alias, step: Step) -> Group:
-    """Hands an alias's options to the passes in it that have them."""
-    inner = parse_steps(alias.pipeline)
-    unused = set(step.options)
+    """Hands an alias's options, but for its level, to the passes in it that have them."""
+    options = dict(step.options)
+    inner = parse_steps(alias.at(options.pop("level", None)) if alias.levels else alias.pipeline)
+    unused = set(options)
     passes = []
     for each in inner:
         target = find_pass(each.name)
         names = _option_names(target)
-        mine = {name: value for name, value in step.options.items() if name.replace("_", "-") in names}
+        mine = {name: value for name, value in options.items() if name.replace("_", "-") in names}
         unused -= set(mine)
         passes.append(_resolve_step(Step(each.name, {**each.options, **mine})))
     if unused:
         name = sorted(unused)[0]
-        known = sorted(set().union(*(_option_names(find_pass(each.name)) for each in inner)))
+        known = sorted(set().union(*(_option_names(find_pass(each.name)) for each in inner), _level(alias)))
         raise OptionError(
             f"'{alias.name}' has no option '{name}'", where=alias.name,
             hint=nearest(name, known) or f"its options are: {', '.join(known)}",
@@ -82,10 +83,14 @@ def _expand(alias: Alias, step: Step) -> Group:
     return Group(str(step), tuple(passes), alias.repeat)
 
 
+def _level(alias: Alias) -> set[str]:
+    return {"level"} if alias.levels else set()
+
+
 def _option_names(target: type[Pass] | Alias) -> set[str]:
     if isinstance(target, Alias):
         inner = (find_pass(step.name) for step in parse_steps(target.pipeline))
-        return set().union(*(_option_names(each) for each in inner))
+        return set().union(*(_option_names(each) for each in inner), _level(target))
     return {field.name.replace("_", "-") for field in fields(target)}
 
 

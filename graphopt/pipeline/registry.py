@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from graphopt.errors import PipelineError, nearest
+from graphopt.errors import OptionError, PipelineError, nearest
 from graphopt.pipeline.base import Pass
 
 P = TypeVar("P", bound=type[Pass])
@@ -25,12 +25,26 @@ class Alias:
         pipeline: its text. Options given to the alias go to every pass in it that has them.
         repeat: how often the pipeline runs at most; it stops as soon as a round changes nothing.
         doc: what it is for.
+        levels: other pipelines that ``level=NAME`` chooses.
     """
 
     name: str
     pipeline: str
     repeat: int = 1
     doc: str = ""
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+    def at(self, level: object) -> str:
+        """The pipeline of a level; ``None`` for the usual one. Raises OptionError when there is no such level."""
+        if level is None or level == self.name:
+            return self.pipeline
+        if str(level) in self.levels:
+            return self.levels[str(level)]
+        known = [self.name, *self.levels]
+        raise OptionError(
+            f"'{level}' is no level of '{self.name}'", where=self.name,
+            hint=nearest(str(level), known) or f"its levels are: {', '.join(known)}",
+        )  # fmt: skip
 
 
 _PASSES: dict[str, type[Pass]] = {}
@@ -50,10 +64,12 @@ def register(name: str) -> Callable[[P], P]:
     return decorate
 
 
-def register_alias(name: str, pipeline: str, *, repeat: int = 1, doc: str = "") -> None:
-    """Makes a pipeline known by `name`. Raises PipelineError when the name is taken."""
+def register_alias(
+    name: str, pipeline: str, *, repeat: int = 1, doc: str = "", levels: Mapping[str, str] | None = None
+) -> None:
+    """Makes a pipeline known by `name`, and others by ``name{level=...}``. Raises PipelineError for a taken name."""
     _check_free(name, None)
-    _ALIASES[name] = Alias(name, pipeline, repeat, doc)
+    _ALIASES[name] = Alias(name, pipeline, repeat, doc, levels or {})
 
 
 def _check_free(name: str, cls: type[Pass] | None) -> None:

@@ -3,6 +3,7 @@
 from graphopt.passes.simplify.cancel_transposes import CancelTransposes
 from graphopt.passes.simplify.eliminate_dead import EliminateDead
 from graphopt.passes.simplify.eliminate_identity import EliminateIdentity
+from graphopt.passes.simplify.fix_shapes import FixShapes
 from graphopt.passes.simplify.fold_constants import FoldConstants
 from graphopt.passes.simplify.inline_if import InlineIf
 from graphopt.passes.simplify.merge_chains import MergeChains
@@ -19,9 +20,14 @@ register_alias(
     "reduce-strength,share-constants,share-subexpressions,eliminate-dead",
     repeat=4,
     doc="Make the graph smaller without changing what it computes, again and again until nothing changes.",
+    levels={
+        "fuse": "simplify,fuse",
+        # For inference alone: what a module would need to be trained again goes, too.
+        "max": "simplify{dropout=true,parameters=true},fuse",
+    },
 )
 
 __all__ = [
-    "CancelTransposes", "EliminateDead", "EliminateIdentity", "FoldConstants", "InlineIf", "MergeChains",
+    "CancelTransposes", "EliminateDead", "EliminateIdentity", "FixShapes", "FoldConstants", "InlineIf", "MergeChains",
     "MergeSelections", "ReduceStrength", "ResolveShapes", "ShareConstants", "ShareSubexpressions",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 
 from graphopt.analysis.shapes import propagate
 from graphopt.errors import DataError, EquivalenceError, PassError, UnsupportedOperatorError
-from graphopt.ir import Graph
+from graphopt.ir import Graph, ValueType
 from graphopt.ir.names import unique_names
 from graphopt.ops import record_of
 from graphopt.pipeline.base import Changes, Contract, Pass
@@ -47,12 +47,14 @@ class Equivalence(Instrument):
         self._samples: list[torch.Tensor] | None = None
         self._reference: tuple[int, list[Any]] | None = None
         self._unchecked = ""
+        self._kinds: list[ValueType] = []
 
     def before(self, step: Pass, graph: Graph, context: Context, entry: PassReport) -> None:
         propagate(graph)
         if self._graph is not graph:
             self._graph, self._samples, self._reference = graph, None, None
         self._original = None
+        self._kinds = [value.type for value in graph.inputs]
         if step.contract is Contract.TRAINED:
             return
         if step.contract is Contract.MASKED:
@@ -84,6 +86,10 @@ class Equivalence(Instrument):
     def after(self, step: Pass, graph: Graph, context: Context, changes: Changes, entry: PassReport) -> None:
         if not changes.modified or step.contract is Contract.TRAINED:
             return
+        if self._kinds != [value.type for value in graph.inputs]:
+            # Samples of another shape say nothing any more; the passes that follow are held to new ones.
+            self._samples, self._reference = None, None
+            self._unchecked = "the types of the inputs have changed"
         if self._reference is None:
             entry.checks["equivalence"] = {"contract": step.contract.value, "summary": f"unchecked: {self._unchecked}"}
             return
