@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.coupling import ChannelCoupling, Group
-from graphopt.errors import OptionError
 from graphopt.passes.prune.kinds import Kind, kinds_of
+from graphopt.passes.prune.names import check_pattern, matches
 
 
 def eligible(
@@ -35,20 +34,11 @@ def _protected(coupling: ChannelCoupling, groups: Sequence[Group], ignore: Seque
     protected: set[int] = set()
     notes = []
     for pattern in ignore:
-        check_pattern(coupling, pattern, "ignore")
-        hit = [index for index, own in names.items() if any(_matches(name, pattern) for name in own)]
+        check_pattern(coupling.graph, pattern, "ignore")
+        hit = [index for index, own in names.items() if any(matches(name, pattern) for name in own)]
         protected.update(hit)
         notes.append(f"'{pattern}' protects {len(hit)} groups")
     return protected, notes
-
-
-def check_pattern(coupling: ChannelCoupling, pattern: str, option: str) -> None:
-    """Raises OptionError when `pattern` matches no parameter."""
-    if not any(_matches(value.name, pattern) for value in coupling.graph.constants):
-        raise OptionError(
-            f"{option} pattern '{pattern}' matches no parameter", where=option,
-            hint="'graphopt inspect MODEL' lists the names",
-        )  # fmt: skip
 
 
 def overrides(coupling: ChannelCoupling, groups: Sequence[Group], ratios: Mapping[str, float]) -> dict[int, float]:
@@ -63,15 +53,11 @@ def overrides(coupling: ChannelCoupling, groups: Sequence[Group], ratios: Mappin
         if pattern in named:  # a group as reports name it
             found[named[pattern]] = ratio
             continue
-        check_pattern(coupling, pattern, "ratios")
+        check_pattern(coupling.graph, pattern, "ratios")
         for position, group in enumerate(groups):
-            if any(_matches(value.name, pattern) for value in coupling.constants_of(group)):
+            if any(matches(value.name, pattern) for value in coupling.constants_of(group)):
                 found.setdefault(position, ratio)
     return found
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition(".")[0], pattern)
 
 
 def _one_factor_each(groups: Sequence[Group], ratio: float) -> list[Group]:

@@ -9,7 +9,7 @@ import graphopt as go
 from graphopt.errors import DataError, OptionError, PassError
 from graphopt.models import ZOO, build
 from graphopt.passes.prune import all_criteria
-from graphopt.passes.prune.sparsify import input_dim
+from graphopt.passes.prune.layers import input_dim
 
 
 def network():
