@@ -94,11 +94,19 @@ _FUNCTIONS: dict[str, Compute] = {
 
 register(
     *(
-        Operator(name, same_as(0), function, relate_broadcast, inline=True, elementwise=True)
+        Operator(
+            name,
+            same_as(0),
+            function,
+            relate_broadcast,
+            inline=True,
+            elementwise=True,
+            homogeneous=name in ("Relu", "LeakyRelu"),
+        )  # fmt: skip
         for name, function in _FUNCTIONS.items()
     ),
     Operator("SwiGLU", infer_broadcast(), swiglu, relate_broadcast, inline=True, elementwise=True),
-    Operator("PRelu", infer_broadcast(), prelu, relate_broadcast, inline=True, elementwise=True),
+    Operator("PRelu", infer_broadcast(), prelu, relate_broadcast, inline=True, elementwise=True, homogeneous=True),
 )
 
 __all__ = [

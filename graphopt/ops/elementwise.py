@@ -96,6 +96,7 @@ register(
             evaluate=pointwise(strict(rule)),
             inline=name != "Sign",
             elementwise=True,
+            homogeneous=name in ("Abs", "Neg"),
         )
         for name, (function, rule) in _WITH_CONTENTS.items()
     ),
@@ -107,8 +108,9 @@ register(
         evaluate=pointwise(identity),
         inline=True,
         elementwise=True,
+        homogeneous=True,
     ),
-    Operator("Dropout", infer_dropout, dropout, relate_broadcast, elementwise=True, random=True),
+    Operator("Dropout", infer_dropout, dropout, relate_broadcast, elementwise=True, random=True, homogeneous=True),
 )
 
 __all__ = ["dropout", "identity", "signum"]

@@ -129,7 +129,9 @@ def shrink_tile(node: Node, edit: Shrinkage) -> None:
 
 
 register(
-    Operator("Expand", infer_expand, expand, relate_expand, evaluate=evaluate_expand, shrink=shrink_expand),
+    Operator(
+        "Expand", infer_expand, expand, relate_expand, evaluate=evaluate_expand, shrink=shrink_expand, homogeneous=True
+    ),
     Operator("Tile", infer_tile, tile, relate_tile, evaluate=evaluate_tile, shrink=shrink_tile),
 )
 

@@ -255,12 +255,12 @@ def shrink_max_unpool(node: Node, shrinkage: Shrinkage) -> None:
 
 
 register(
-    Operator("MaxPool", infer_pool, max_pool, relate_pool),
-    Operator("AveragePool", infer_pool, average_pool, relate_pool),
-    Operator("LpPool", infer_pool, lp_pool, relate_pool),
-    Operator("GlobalAveragePool", infer_global, global_average_pool, relate_global),
-    Operator("GlobalMaxPool", infer_global, global_max_pool, relate_global),
-    Operator("GlobalLpPool", infer_global, global_lp_pool, relate_global),
+    Operator("MaxPool", infer_pool, max_pool, relate_pool, homogeneous=True),
+    Operator("AveragePool", infer_pool, average_pool, relate_pool, homogeneous=True),
+    Operator("LpPool", infer_pool, lp_pool, relate_pool, homogeneous=True),
+    Operator("GlobalAveragePool", infer_global, global_average_pool, relate_global, homogeneous=True),
+    Operator("GlobalMaxPool", infer_global, global_max_pool, relate_global, homogeneous=True),
+    Operator("GlobalLpPool", infer_global, global_lp_pool, relate_global, homogeneous=True),
     Operator("MaxUnpool", infer_max_unpool, max_unpool, relate_max_unpool, shrink=shrink_max_unpool),
 )
 

@@ -62,6 +62,8 @@ class Operator:
         elementwise: output element i depends on elements i of the inputs only (with broadcasting).
         commutative: the first two inputs may be exchanged.
         random: gives different results on every run, so it is neither folded nor shared.
+        homogeneous: positive factors, one for each index of a dimension of input 0 that goes through to the output
+            alone, come out again: ``f(s * x) = s * f(x)``.
         normalises: name of the attribute-free function of `Node` that tells which dimensions of input 0 are reduced to
             statistics; pruning such a dimension restricts the normalisation to what is kept.
     """
@@ -78,6 +80,7 @@ class Operator:
     elementwise: bool = False
     commutative: bool = False
     random: bool = False
+    homogeneous: bool = False
     normalises: Callable[[Node], tuple[int, ...]] | None = None
 
     @cached_property

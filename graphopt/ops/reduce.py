@@ -246,6 +246,7 @@ register(
             relate_reduce,
             evaluate=_CONTENTS.get(name),
             normalises=(lambda node: reduced_axes(node) or ()) if name == "ReduceMean" else None,
+            homogeneous=name in ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"),
         )
         for name, compute in _KERNELS.items()
     ),

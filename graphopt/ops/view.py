@@ -252,10 +252,20 @@ _RULES = {
 }
 
 register(
-    Operator("Reshape", infer_reshape, reshape, relate_reshape, evaluate=evaluate_reshape, shrink=shrink_reshape),
-    Operator("Flatten", infer_flatten, flatten, relate_flatten, evaluate=evaluate_reshape),
-    Operator("Squeeze", infer_squeeze, squeeze, relate_squeeze, evaluate=evaluate_reshape, inline=True),
-    Operator("Unsqueeze", infer_unsqueeze, unsqueeze, relate_unsqueeze, evaluate=evaluate_reshape),
+    Operator(
+        "Reshape",
+        infer_reshape,
+        reshape,
+        relate_reshape,
+        evaluate=evaluate_reshape,
+        shrink=shrink_reshape,
+        homogeneous=True,
+    ),
+    Operator("Flatten", infer_flatten, flatten, relate_flatten, evaluate=evaluate_reshape, homogeneous=True),
+    Operator(
+        "Squeeze", infer_squeeze, squeeze, relate_squeeze, evaluate=evaluate_reshape, inline=True, homogeneous=True
+    ),
+    Operator("Unsqueeze", infer_unsqueeze, unsqueeze, relate_unsqueeze, evaluate=evaluate_reshape, homogeneous=True),
 )
 
 __all__ = ["flatten", "reshape", "squeeze", "unsqueeze"]

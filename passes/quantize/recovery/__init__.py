@@ -1,0 +1,8 @@
+"""Passes that win back what quantization loses."""
+
+from graphopt.passes.quantize.recovery.adaround import AdaRound
+from graphopt.passes.quantize.recovery.correct_bias import CorrectBias
+from graphopt.passes.quantize.recovery.equalize import Equalize
+from graphopt.passes.quantize.recovery.gptq import Gptq
+
+__all__ = ["AdaRound", "CorrectBias", "Equalize", "Gptq"]

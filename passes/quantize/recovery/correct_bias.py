@@ -1,0 +1,132 @@
+"""correct-bias: the mean error that quantization gives each channel, taken out of the biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from graphopt.errors import OptionError
+from graphopt.ir import Graph, Node, Value
+from graphopt.passes.quantize.calibration import run_float
+from graphopt.passes.quantize.recovery.layers import Layer, quantized_layers
+from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
+from graphopt.runtime import run
+
+
+@register("correct-bias")
+@dataclass(frozen=True)
+class CorrectBias(Pass):
+    """Shift biases so that every channel of a quantized layer has, on the run's data, the mean that it has in float.
+
+    Layers are corrected in order, each behind the corrected ones before it (empirical bias correction, Nagel et al.
+    2019, arXiv:1906.04721, appendix D). Runs between `calibrate` and `pack-weights`, while biases are float.
+
+    Attributes:
+        batches: batches to read at most; 0 reads all.
+    """
+
+    contract: ClassVar[Contract] = Contract.APPROXIMATE
+    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
+
+    batches: int = 8
+
+    def __post_init__(self) -> None:
+        if self.batches < 0:
+            raise OptionError(f"batches is {self.batches}", where="correct-bias{batches}", hint="give 0 or more")
+
+    def run(self, graph: Graph, context: Context) -> Changes:
+        sites = {site.result: site for site in map(_site, quantized_layers(graph)) if site is not None}
+        if not sites:
+            return Changes(False, notes=("no quantized layer has a place for a bias",))
+        count = 0
+        sums = {value: torch.zeros(site.channels, dtype=torch.float64) for value, site in sites.items()}
+        for batch in context.progress(context.data, "correcting biases", self.batches or None):
+            if self.batches and count == self.batches:
+                break
+            for value, error in _errors(graph, batch, sites).items():
+                sums[value] += error
+            count += 1
+        for value, site in sites.items():
+            site.add(graph, -sums[value] / count)
+        return Changes(True, counts={"biases": len(sites)}, notes=(f"{len(sites)} biases from {count} batches",))
+
+
+@dataclass(frozen=True)
+class _Site:
+    """Where the bias of a layer is.
+
+    Attributes:
+        layer: the layer.
+        node: the node that adds the bias.
+        index: input of it that the bias is.
+        axis: dimension of the channels in the result.
+    """
+
+    layer: Layer
+    node: Node
+    index: int
+    axis: int
+
+    @property
+    def result(self) -> Value:
+        return self.node.output
+
+    @property
+    def channels(self) -> int:
+        return self.layer.linear.channels_out
+
+    def add(self, graph: Graph, shift: torch.Tensor) -> None:
+        """Adds a number to each channel: [C], float64."""
+        bias = self.node.input(self.index)
+        scale = float(self.node.attributes.get("beta", 1.0)) or 1.0
+        old = torch.zeros(()) if bias is None or bias.data is None else bias.data
+        new = (old.detach().double() + shift / scale).float()
+        if bias is not None and len(bias.uses) == 1:
+            bias.data = new
+            return
+        self.node.set_input(self.index, graph.add_constant(new, f"{self.layer.weight.name}_bias"))
+
+
+def _site(layer: Layer) -> _Site | None:
+    node = layer.node
+    if node.op != "MatMul":
+        return _Site(layer, node, 2, layer.linear.axis)
+    users = node.output.users
+    if len(users) != 1 or node.output.is_output or users[0].op != "Add" or users[0].domain:
+        return None
+    index = 1 if users[0].input(0) is node.output else 0
+    added = users[0].operand(index)
+    if added.data is None or not added.is_constant or added.data.numel() != layer.linear.channels_out:
+        return None
+    return _Site(layer, users[0], index, layer.linear.axis) if added.shape and added.shape[-1] != 1 else None
+
+
+def _errors(graph: Graph, batch: Batch, sites: dict[Value, _Site]) -> dict[Value, torch.Tensor]:
+    """Mean errors of each site's channels on a batch, those of the sites before it already taken out."""
+    wanted: dict[Value, torch.Tensor] = {}
+    found: dict[Value, torch.Tensor] = {}
+
+    def keep(value: Value, tensor: torch.Tensor) -> None:
+        if value in sites:
+            wanted[value] = _means(tensor, sites[value].axis)
+
+    def correct(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        value = node.outputs[0]
+        if value not in sites:
+            return results
+        axis = sites[value].axis
+        found[value] = _means(results[0], axis) - wanted[value]
+        shape = [-1 if d == axis else 1 for d in range(results[0].dim())]
+        return (results[0] - found[value].to(results[0].dtype).reshape(shape), *results[1:])
+
+    run_float(graph, batch.inputs, keep)
+    run(graph, batch.inputs, hook=correct)
+    return found
+
+
+def _means(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    rest = [d for d in range(tensor.dim()) if d != axis]
+    return tensor.double().mean(rest) if rest else tensor.double()
