@@ -49,7 +49,9 @@ def capture(
         args: example arguments of ``forward``; a tensor stands for a tuple of it.
         kwargs: example keyword arguments.
         dynamic: open dimensions: ``{"x": {0: "batch"}}``, ``{0: {0: "batch"}}``, or what torch.export takes as
-            ``dynamic_shapes``. A batch of one in the example does not fix the batch.
+            ``dynamic_shapes``. A batch of one in the example does not fix the batch. Where the module's code restricts
+            the sizes (it halves a dimension and adds the halves), the graph's metadata state the conditions under
+            `ASSUMES`; `graphopt.frontends.guards.holds` tells whether sizes meet them.
 
     Raises:
         CaptureError: the module cannot be traced; says where in its source and what to use instead.

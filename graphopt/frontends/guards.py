@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
 
@@ -45,6 +45,16 @@ def assumptions(program: ExportedProgram, examples: Sequence[Example]) -> list[s
         _check_example(guard, text, by_name)
         found.append(text)
     return found
+
+
+def holds(assumed: str, sizes: Mapping[str, int]) -> bool:
+    """Whether sizes meet what a graph assumes.
+
+    Args:
+        assumed: the conditions, as the graph's metadata have them: ``"n % 2 == 0; n > 3"``.
+        sizes: by the name of the dimension. Conditions about others count as met.
+    """
+    return all(_holds(text, **sizes) for text in assumed.split("; ") if text)
 
 
 def _place(match: re.Match[str], by_name: dict[str, Example]) -> tuple[Example | None, int]:
