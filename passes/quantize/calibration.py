@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,12 +52,21 @@ def observe(
     return observers
 
 
-def run_float(graph: Graph, inputs: Sequence[torch.Tensor], see: See) -> list[Any]:
-    """Runs `graph` with pairs of Q and DQ passing numbers through unchanged, showing inputs and results to `see`."""
+def run_float(
+    graph: Graph, inputs: Sequence[torch.Tensor], see: See = lambda value, tensor: None, keep: Container[Node] = ()
+) -> list[Any]:
+    """Runs `graph` with pairs of Q and DQ passing numbers through unchanged, showing inputs and results to `see`.
+
+    Args:
+        graph: the graph.
+        inputs: its inputs.
+        see: is shown every value.
+        keep: Q and DQ nodes that do their work all the same.
+    """
     bound = bind_inputs(graph, inputs)
     for value, tensor in bound.items():
         see(value, tensor)
-    return run(graph, inputs, hook=_Through(bound, see))
+    return run(graph, inputs, hook=_Through(bound, see, keep))
 
 
 def _check_finite(value: Value, tensor: torch.Tensor) -> None:
@@ -71,12 +80,15 @@ def _check_finite(value: Value, tensor: torch.Tensor) -> None:
 class _Through:
     """Executor hook: makes Q and DQ pass their input through, and shows the results of all other nodes."""
 
-    def __init__(self, known: dict[Value, Any], see: See) -> None:
+    def __init__(self, known: dict[Value, Any], see: See, keep: Container[Node]) -> None:
         self.known = known  # what Q and DQ still have to read
         self.see = see
+        self.keep = keep
 
     def __call__(self, node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-        if node.op in _QUANTIZERS and not node.domain:
+        if node in self.keep:
+            pass
+        elif node.op in _QUANTIZERS and not node.domain:
             results = self._passed(node, results)
         else:
             for value, result in zip(node.outputs, results, strict=False):
