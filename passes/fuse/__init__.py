@@ -3,7 +3,9 @@
 from graphopt.passes.fuse.fuse_affine import FuseAffine
 from graphopt.passes.fuse.fuse_bn_chain import FuseBatchNormChain
 from graphopt.passes.fuse.fuse_bn_conv import FuseBatchNormConv
+from graphopt.passes.fuse.fuse_branches import FuseBranches
 from graphopt.passes.fuse.fuse_conv_bn import FuseConvBatchNorm
+from graphopt.passes.fuse.fuse_conv_conv import FuseConvConv
 from graphopt.passes.fuse.fuse_gemm import FuseGemm
 from graphopt.passes.fuse.fuse_linear import FuseLinear
 from graphopt.passes.fuse.fuse_pad import FusePad
@@ -19,14 +21,14 @@ from graphopt.pipeline import register_alias
 register_alias(
     "fuse",
     "recognise-activations,recognise-norms,recognise-pools,recognise-attention,fuse-pad,fuse-conv-bn,"
-    "move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
+    "fuse-branches,fuse-conv-conv,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
     "merge-affine,fuse-linear,fuse-gemm,fuse-parallel",
     repeat=4,
     doc="Fold normalisations, constants and paddings into the layers beside them, and layers into one another.",
 )
 
 __all__ = [
-    "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseConvBatchNorm", "FuseGemm", "FuseLinear", "FusePad",
-    "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations", "RecogniseAttention",
-    "RecogniseNorms", "RecognisePools",
+    "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseBranches", "FuseConvBatchNorm", "FuseConvConv",
+    "FuseGemm", "FuseLinear", "FusePad", "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations",
+    "RecogniseAttention", "RecogniseNorms", "RecognisePools",
 ]  # fmt: skip

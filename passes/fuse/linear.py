@@ -172,8 +172,9 @@ class LinearRule(FoldingRule):
     """A rule that changes the weight and the bias of a linear layer."""
 
     def rebuild(
-        self, op: Builder, m: Match, layer: Linear, x: Value, weight: torch.Tensor | None, bias: torch.Tensor | None
-    ) -> Value | Failure:
+        self, op: Builder, m: Match, layer: Linear, x: Value, weight: torch.Tensor | None, bias: torch.Tensor | None,
+        **attributes: Any,
+    ) -> Value | Failure:  # fmt: skip
         """The layer with new numbers.
 
         Args:
@@ -183,6 +184,7 @@ class LinearRule(FoldingRule):
             x: what it is applied to.
             weight: new weight in float64, shaped as the stored one; ``None`` leaves it.
             bias: new bias in float64, [out]; ``None`` leaves it.
+            attributes: of the convolution, in place of those it has.
         """
         op.in_module(layer.node.origin.module)
         w: Value | Failure = layer.weight if weight is None else self.refold(op, m, layer.weight, weight)
@@ -192,7 +194,7 @@ class LinearRule(FoldingRule):
         if layer.node.op == "MatMul":
             y = op.MatMul(x, op.Transpose(w, perm=(1, 0)) if layer.view else w)
             return y if b is None else op.Add(y, b)
-        changed: dict[str, Any] = {}
+        changed = attributes
         if layer.node.op == "Gemm":
             changed = {**({} if weight is None else {"alpha": None}), **({} if bias is None else {"beta": None})}
         return op.like(layer.node, x, w, b, **changed)

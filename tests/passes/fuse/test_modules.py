@@ -119,3 +119,26 @@ def test_every_pass_here_promises_exact_results():
     ]
     assert len(mine) >= 22
     assert all(cls.contract is Contract.EXACT for cls in mine)
+
+
+class Branches(nn.Module):
+    """A block of RepVGG as it is trained."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.narrow = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        self.identity = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(self.identity(x) + self.narrow(x) + self.wide(x))
+
+
+def test_branches_become_one_convolution():
+    module = randomise(nn.Sequential(Branches(6), Branches(6)))
+    x = torch.randn(2, 6, 7, 7)
+    graph, _ = fused(module, x)
+    assert [node.op for node in graph] == ["Conv", "Relu"] * 2
+    emitted = to_torch(graph)
+    assert sorted(emitted.state_dict()) == [f"{i}.wide.0.{leaf}" for i in (0, 1) for leaf in ("bias", "weight")]
+    torch.testing.assert_close(emitted(x), module(x), rtol=1e-4, atol=1e-4)
