@@ -11,7 +11,7 @@ module or an ONNX file:
     module = go.to_torch(graph)
 """
 
-from graphopt.backends import save, to_graphsurgeon, to_onnx, to_onnx_ir, to_torch, update_from, write_back
+from graphopt.backends import save, to_graphsurgeon, to_onnx, to_onnx_ir, to_pt2e, to_torch, update_from, write_back
 from graphopt.errors import GraphoptError
 from graphopt.frontends import capture, from_exported, load
 from graphopt.ir import DType, Graph, Node, TensorType, Value, parse, verify
@@ -26,6 +26,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Changes", "Context", "Contract", "DType", "Graph", "GraphoptError", "Node", "Pass", "Report", "RewritePass",
     "Rule", "TensorType", "Value", "capture", "from_exported", "load", "optimize", "parse", "register",
-    "register_alias", "save", "to_graphsurgeon", "to_onnx", "to_onnx_ir", "to_torch", "update_from", "verify",
-    "write_back",
+    "register_alias", "save", "to_graphsurgeon", "to_onnx", "to_onnx_ir", "to_pt2e", "to_torch", "update_from",
+    "verify", "write_back",
 ]  # fmt: skip

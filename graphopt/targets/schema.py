@@ -1,4 +1,4 @@
-"""What a target's table may hold: checks and conversion of the parsed TOML. docs/quantization.md explains the fields."""
+"""What a target's table may hold: checks and conversion of parsed TOML. docs/quantization.md explains the fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from graphopt.errors import nearest
 from graphopt.ir import DType
 from graphopt.ops import find
 from graphopt.targets.rules import (
-    TERMS, CostPair, Fixed, InputRole, OperatorRule, Role, Scheme, Sharing, Target, WeightOnly,
+    TERMS,
+    CostPair,
+    Fixed,
+    InputRole,
+    OperatorRule,
+    Role,
+    Scheme,
+    Sharing,
+    Target,
+    WeightOnly,
 )  # fmt: skip
 
 #: The keys of a file; `extends` and `without` are gone when a target is made.
@@ -26,6 +35,10 @@ _RULE_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 _SCHEME_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "dtype": str, "symmetric": bool, "per_channel": bool, "bits": int, "block": int,
+}  # fmt: skip
+_TOP_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "name": str, "doc": str, "absorb": list, "opset": int, "operators": Mapping, "passthrough_follows_readers": bool,
+    "weight_only": str, "bias": Mapping, "borders": Mapping,
 }  # fmt: skip
 _WORDS = {str: "text", list: "a list", int: "a whole number", bool: "true or false", Mapping: "a table"}
 
@@ -46,8 +59,7 @@ def target_of(raw: Mapping[str, Any]) -> Target:
         TypeError: a value of another type than the key's.
     """
     _complete(raw, ("name", "doc", "activation", "weight", "operators"), "")
-    _typed(raw, {"name": str, "doc": str, "absorb": list, "opset": int, "operators": Mapping,
-                 "passthrough_follows_readers": bool, "weight_only": str, "bias": Mapping, "borders": Mapping}, "")  # fmt: skip
+    _typed(raw, _TOP_TYPES, "")
     borders = raw.get("borders", {})
     known(borders, ("quantize", "dequantize"), "borders.")
     _one_of(raw.get("weight_only", "DequantizeLinear"), get_args(WeightOnly), "weight_only")

@@ -14,7 +14,6 @@ from graphopt.ir import DType, Graph, Node, Use, Value
 from graphopt.passes.quantize.regions import Assignment, Unit, cheapest
 from graphopt.targets import OperatorRule, Target, constant_source
 
-
 _AMONG_FLOATS = "among floats, and saves nothing by itself"
 
 

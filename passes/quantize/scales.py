@@ -73,7 +73,7 @@ def blocked(data: torch.Tensor, axis: int, block: int) -> torch.Tensor:
     if missing := count * block - extent:
         filling = data.new_zeros(*data.shape[:axis], missing, *data.shape[axis + 1 :])
         data = torch.cat([data, filling], axis)
-    return data.unflatten(axis, (count, block))
+    return data.reshape(*data.shape[:axis], count, block, *data.shape[axis + 1 :])
 
 
 def fixed_parameters(values: Sequence[Value], target: Target) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -164,6 +164,23 @@ def test_ignored_nodes_stay_float():
         place(graph, TARGET, ["cnov*"])
 
 
+@pytest.mark.parametrize(("field", "floats"), [("min_inputs", ["x", "conv1"]), ("min_outputs", ["conv0"])])
+def test_kernels_with_too_few_channels_stay_float(tmp_path, field, floats):
+    path = tmp_path / "mine.toml"
+    path.write_text(f'extends = "generic"\nname = "mine"\n[operators.Conv]\n{field} = 5\n')
+    m = Maker((1, 3, 8, 8))
+    graph = m.graph(m.conv(m.conv(m.conv("x", 3, 8), 8, 4), 4, 8))
+    placement = place(graph, load_target(str(path)))
+    assert [node.operand(0).name for node in placement.skipped] == floats
+    assert set(placement.skipped.values()) == {f"fewer than 5 {field[4:-1]} channels"}
+
+
+def test_a_target_without_costs_quantizes_what_it_can():
+    m = Maker((1, 2, 4, 4))
+    graph = m.graph(m.op("Tanh", m.conv("x", 2, 2, 1)))
+    assert [node.op for node in place(graph, load_target("generic")).integer] == ["Conv"]
+
+
 def test_a_shared_weight_is_quantized_once():
     m = Maker()
     w = m.random(8, 8, 1, 1)
