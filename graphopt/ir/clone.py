@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from graphopt.ir.graph import Graph
@@ -19,6 +20,18 @@ def clone(graph: Graph) -> Graph:
     copied = _clone(graph, {}, nodes)
     copied._dirty = {nodes[node]: None for node in graph.root._dirty if node in nodes}
     return copied
+
+
+def clone_nodes(nodes: Iterable[Node], values: dict[Value, Value]) -> Iterator[Node]:
+    """Copies of `nodes`, in topological order and not linked yet.
+
+    Args:
+        nodes: of one graph.
+        values: what the copies read in the place of what the nodes read; takes up the copies of their outputs.
+    """
+    copies: dict[Node, Node] = {}
+    for node in nodes:
+        yield _clone_node(node, values, copies)
 
 
 def _clone(graph: Graph, values: dict[Value, Value], nodes: dict[Node, Node]) -> Graph:

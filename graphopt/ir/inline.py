@@ -1,7 +1,10 @@
-"""Moving the contents of a body to where its owner stands."""
+"""Moving, or copying, the contents of a body to where its owner stands."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from graphopt.ir.clone import clone_nodes
 from graphopt.ir.graph import Graph
 from graphopt.ir.node import Node
 from graphopt.ir.value import Value
@@ -30,3 +33,31 @@ def inline(body: Graph, owner: Node) -> list[Value]:
         body._unlink(node)
         outer.insert_before(owner, node)
     return list(body.outputs)
+
+
+def inline_copy(body: Graph, owner: Node, arguments: Sequence[Value], constants: dict[Value, Value]) -> list[Value]:
+    """Copies all nodes of `body` in front of `owner`, which keeps it; O(size of the body).
+
+    Args:
+        body: one of the bodies of `owner`.
+        owner: a linked node.
+        arguments: what stands for the inputs of the body; values that `owner` may read.
+        constants: copies of the body's constants in the graph around it. Those that are missing are made and added, so
+            that several copies of a body share them.
+
+    Returns:
+        What the copy gives for each output of the body.
+
+    Raises:
+        ValueError: another number of arguments than inputs, or `owner` is not linked into a graph.
+    """
+    outer = owner.graph
+    if outer is None or len(arguments) != len(body.inputs):
+        raise ValueError(f"{body!r} cannot be copied in front of {owner.describe()} with {len(arguments)} arguments")
+    for value in body.constants:
+        if value not in constants:
+            constants[value] = outer.add_constant(Value(value.type, value.name, value._data, value.parameter))
+    values = {**constants, **dict(zip(body.inputs, arguments, strict=True))}
+    for node in clone_nodes(body.nodes, values):
+        outer.insert_before(owner, node)
+    return [values.get(value, value) for value in body.outputs]

@@ -12,11 +12,12 @@ from graphopt.passes.simplify.reduce_strength import ReduceStrength
 from graphopt.passes.simplify.resolve_shapes import ResolveShapes
 from graphopt.passes.simplify.share_constants import ShareConstants
 from graphopt.passes.simplify.share_subexpressions import ShareSubexpressions
+from graphopt.passes.simplify.unroll_loops import UnrollLoops
 from graphopt.pipeline import register_alias
 
 register_alias(
     "simplify",
-    "inline-if,resolve-shapes,fold-constants,eliminate-identity,merge-selections,merge-chains,cancel-transposes,"
+    "inline-if,resolve-shapes,fold-constants,unroll-loops,eliminate-identity,merge-selections,merge-chains,cancel-transposes,"
     "reduce-strength,share-constants,share-subexpressions,eliminate-dead",
     repeat=4,
     doc="Make the graph smaller without changing what it computes, again and again until nothing changes.",
@@ -30,4 +31,5 @@ register_alias(
 __all__ = [
     "CancelTransposes", "EliminateDead", "EliminateIdentity", "FixShapes", "FoldConstants", "InlineIf", "MergeChains",
     "MergeSelections", "ReduceStrength", "ResolveShapes", "ShareConstants", "ShareSubexpressions",
+    "UnrollLoops",
 ]  # fmt: skip
