@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from graphopt.ir import Dim, DType, Graph, Node, Value
@@ -48,7 +49,6 @@ class Cost:
     Named dimensions count as 1, so that the figures are per sample.
 
     Attributes:
-        nodes: per node, bodies included.
         macs: multiply-accumulates of all nodes whose shapes are known.
         weights: elements of all weights that the graph reads, shared ones once.
         weight_bytes: their size as stored.
@@ -56,12 +56,23 @@ class Cost:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes = [node_cost(node) for node in graph.walk()]
-        self.macs = sum(cost.macs or 0 for cost in self.nodes)
-        self.unknown = [cost.node for cost in self.nodes if cost.macs is None]
+        self._graph_nodes = list(graph.walk())
+        macs = [(node, _macs(node, UNIT)) for node in self._graph_nodes]
+        self.macs = sum(count or 0 for _, count in macs)
+        self.unknown = [node for node, count in macs if count is None]
         weights = [value for scope in graph.graphs() for value in scope.constants if is_weight(value) and value.uses]
         self.weights = sum(_elements(value) for value in weights)
         self.weight_bytes = sum(_elements(value) * value.dtype.bits // 8 for value in weights)
+
+    @property
+    def count(self) -> int:
+        """How many nodes there are, bodies included."""
+        return len(self._graph_nodes)
+
+    @cached_property
+    def nodes(self) -> list[NodeCost]:
+        """The cost of each node, bodies included; worked out when first asked for."""
+        return [node_cost(node) for node in self._graph_nodes]
 
     @property
     def activation_bytes(self) -> int:
@@ -76,10 +87,13 @@ def is_weight(value: Value) -> bool:
 
 def node_cost(node: Node, sizes: Mapping[str, int] = UNIT) -> NodeCost:
     """The cost of one node; `sizes` gives named dimensions another size than 1."""
-    record = record_of(node)
-    macs: Dim = record.macs(node) if record is not None and record.macs is not None else 0
     read = dict.fromkeys(value for value in node.inputs if value is not None)
-    return NodeCost(node, sized(macs, sizes), sum(_elements(value) for value in read if is_weight(value)))
+    return NodeCost(node, _macs(node, sizes), sum(_elements(value) for value in read if is_weight(value)))
+
+
+def _macs(node: Node, sizes: Mapping[str, int]) -> int | None:
+    record = record_of(node)
+    return 0 if record is None or record.macs is None else sized(record.macs(node), sizes)
 
 
 def _elements(value: Value) -> int:

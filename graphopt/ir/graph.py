@@ -99,12 +99,13 @@ class Graph(Scope):
         """The nodes of this graph and of all bodies inside it; a node comes before its bodies."""
         stack = [self.nodes]
         while stack:
-            node = next(stack[-1], None)
-            if node is None:
+            for node in stack[-1]:
+                yield node
+                if node.attributes._bodies:
+                    stack.extend(body.nodes for body in reversed(node.bodies))
+                    break
+            else:
                 stack.pop()
-                continue
-            yield node
-            stack.extend(body.nodes for body in reversed(node.bodies))
 
     def graphs(self) -> Iterator[Graph]:
         """This graph and all bodies inside it."""
@@ -112,7 +113,7 @@ class Graph(Scope):
         while stack:
             graph = stack.pop()
             yield graph
-            stack.extend(reversed([body for node in graph.nodes for body in node.bodies]))
+            stack.extend(reversed([body for node in graph.nodes for body in node.attributes._bodies]))
 
     def values(self) -> Iterator[Value]:
         """Inputs, constants and node outputs of this graph (not of its bodies)."""

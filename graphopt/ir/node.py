@@ -59,12 +59,13 @@ def _common_path(a: str, b: str) -> str:
 class Attributes(MutableMapping[str, Attribute]):
     """A node's attributes: a dict whose changes are journalled. Lists become tuples; graphs learn who owns them."""
 
-    __slots__ = ("_items", "_node")
+    __slots__ = ("_bodies", "_items", "_node")
 
     def __init__(self, node: Node, items: Mapping[str, Attribute]) -> None:
         self._node = node
         self._items: dict[str, Attribute] = {name: _frozen(value) for name, value in items.items()}
-        for body in _graphs_in(self._items):
+        self._bodies = _graphs_in(self._items)
+        for body in self._bodies:
             self._adopt(body)
 
     def _adopt(self, body: Graph) -> None:
@@ -79,14 +80,14 @@ class Attributes(MutableMapping[str, Attribute]):
     def _swap(self, items: dict[str, Attribute]) -> None:
         """Replaces all attributes: the one primitive edit, which undoes itself."""
         node, old = self._node, self._items
-        before, after = _graphs_in(old), _graphs_in(items)
+        before, after = self._bodies, _graphs_in(items)
         gone = [body for body in before if body.owner is node and body not in after]
         come = [body for body in after if body.owner is not node]
         if node.graph is not None:
             drop_captured(gone)
         for body in gone:
             body.owner = None
-        self._items = items
+        self._items, self._bodies = items, after
         for body in come:
             self._adopt(body)
         if node.graph is not None:
@@ -264,12 +265,11 @@ class Node:
     @property
     def bodies(self) -> list[Graph]:
         """The graphs held in attributes (If branches, Loop and Scan bodies)."""
-        items = self.attributes._items
-        return _graphs_in(items) if items else []
+        return list(self.attributes._bodies)
 
     def _owned_bodies(self) -> list[Graph]:
         # A body that was handed to another node is no longer this one's business.
-        return [body for body in self.bodies if body.owner is self]
+        return [body for body in self.attributes._bodies if body.owner is self]
 
     # -- order
 

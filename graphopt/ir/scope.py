@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from graphopt.ir.journal import Journal, Undo, journalled
 from graphopt.ir.node import Node
@@ -14,6 +13,11 @@ from graphopt.ir.signature import ModelInfo
 
 if TYPE_CHECKING:
     from graphopt.ir.graph import Graph
+
+
+def _snapshot(model: ModelInfo) -> dict[str, Any]:
+    """What a model's description says now. What its dicts hold is never changed in place."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(model).items()}
 
 
 class Scope(NodeList):
@@ -103,7 +107,7 @@ class Scope(NodeList):
         Transactions nest: an inner one that ends well joins the outer one.
         """
         root = self.root
-        outer, model, fields = root._journal, root.model, copy.deepcopy(vars(root.model))
+        outer, model, fields = root._journal, root.model, _snapshot(root.model)
 
         def undone() -> None:
             vars(model).update(fields)

@@ -13,11 +13,12 @@ from graphopt.ir.diagnose import show, unseen
 from graphopt.ir.graph import Graph
 from graphopt.ir.literals import SparseTensor, TypedTensor
 from graphopt.ir.node import Node
-from graphopt.ir.types import DType, MapType, OptionalType, SequenceType, TensorType
+from graphopt.ir.types import DType, MapType, OptionalType, SequenceType, TensorType, ValueType
 from graphopt.ir.value import Use, Value
 
 _SCALARS = (bool, int, float, str, bytes, torch.Tensor, TypedTensor, SparseTensor)
 _TYPES = (TensorType, SequenceType, OptionalType, MapType)
+_ITEMS = (*_SCALARS, *_TYPES, Graph)
 
 
 def verify(graph: Graph) -> None:
@@ -60,50 +61,53 @@ class _Verifier:
         for node in _linked(graph):
             self.check_node(node, graph, local)
         for index, value in enumerate(graph.outputs):
-            self.read(value, Use(graph, index), where, f"output '{graph.output_names[index]}'")
+            self.read(value, Use(graph, index))
         self.visible.difference_update(local)
 
     def define(self, value: Value, graph: Graph, local: list[Value]) -> None:
-        where = f"{show(value)} in {_where(graph)}"
         if value in self.defined:
             raise VerifyError(f"{show(value)} is defined twice", where=_where(graph))
         if value.graph is not graph:
-            raise VerifyError("the value does not know which graph it is in", where=where)
+            raise VerifyError("the value does not know which graph it is in", where=_place(value, graph))
         if not isinstance(value.type, _TYPES):
-            raise VerifyError(f"the type is {value.type!r}, no ValueType", where=where)
+            raise VerifyError(f"the type is {value.type!r}, no ValueType", where=_place(value, graph))
         if value.producer is None:
-            _check_source(value, graph, where)
+            _check_source(value, graph)
         self.defined[value] = None
         self.visible.add(value)
         local.append(value)
 
     def check_node(self, node: Node, graph: Graph, local: list[Value]) -> None:
-        where = node.describe()
+        # Texts are made where something is wrong only: most of the time would go into them.
         if not node.op:
-            raise VerifyError("a node has no operator", where=where)
+            raise VerifyError("a node has no operator", where=node.describe())
         for index, value in enumerate(node.inputs):
             if value is not None:
-                self.read(value, Use(node, index), where, f"input {index}")
-        for name, attribute in node.attributes.items():
-            _check_attribute(attribute, name, where)
+                self.read(value, Use(node, index))
+        for name, attribute in node.attributes._items.items():
+            if not isinstance(attribute, _SCALARS):
+                _check_attribute(attribute, name, node)
         for body in node.bodies:
             if body.owner is not node:
                 raise VerifyError(
-                    f"the body '{body.name}' belongs to another node", where=where,
+                    f"the body '{body.name}' belongs to another node", where=node.describe(),
                     hint="a body has one owner; clone it for a second one",
                 )  # fmt: skip
             self.check_graph(body)
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
-                raise VerifyError(f"output {index}, {show(value)}, does not know its node", where=where)
+                raise VerifyError(f"output {index}, {show(value)}, does not know its node", where=node.describe())
             if value._data is not None or value.is_input:
-                raise VerifyError(f"output {index}, {show(value)}, is marked as an input or constant", where=where)
+                raise VerifyError(
+                    f"output {index}, {show(value)}, is marked as an input or constant", where=node.describe()
+                )
             self.define(value, graph, local)
 
-    def read(self, value: Value, use: Use, where: str, what: str) -> None:
+    def read(self, value: Value, use: Use) -> None:
         if value not in self.visible:
-            raise unseen(value, use, where, what)
+            raise unseen(value, use, *_reader(use))
         if use not in value._uses:
+            where, what = _reader(use)
             raise VerifyError(
                 f"{what} reads {show(value)}, whose uses do not list it", where=where,
                 hint="change inputs with set_input, set_inputs, set_outputs or replace_uses only",
@@ -142,6 +146,19 @@ def _around(graph: Graph) -> Iterator[Value]:
                 break
             yield from node.outputs
         owner = outer.owner
+
+
+def _reader(use: Use) -> tuple[str, str]:
+    """Where a value is read, and as what."""
+    if isinstance(use.user, Graph):
+        return _where(use.user), f"output '{use.user.output_names[use.index]}'"
+    user = use.user
+    assert isinstance(user, Node), "nodes and graphs read values"
+    return user.describe(), f"input {use.index}"
+
+
+def _place(value: Value, graph: Graph) -> str:
+    return f"{show(value)} in {_where(graph)}"
 
 
 def _where(graph: Graph) -> str:
@@ -188,32 +205,43 @@ def _check_unique(names: Sequence[str], what: str, where: str) -> None:
         seen.add(name)
 
 
-def _check_source(value: Value, graph: Graph, where: str) -> None:
+def _check_source(value: Value, graph: Graph) -> None:
     constant = value in graph._constants
     if value.is_input == constant:
-        raise VerifyError("an input must be flagged as one, and a constant must not", where=where)
+        raise VerifyError("an input must be flagged as one, and a constant must not", where=_place(value, graph))
     data = value._data
     if data is None:
         if constant:
-            raise VerifyError("a constant holds no data", where=where, hint="make it an input, or give it data")
+            raise VerifyError(
+                "a constant holds no data", where=_place(value, graph), hint="make it an input, or give it data"
+            )
         return
-    kind = value.type
+    problem = _misfit(value.type, data, constant)
+    if problem:
+        raise VerifyError(problem, where=_place(value, graph))
+
+
+def _misfit(kind: ValueType, data: torch.Tensor | np.ndarray, constant: bool) -> str:
+    """Why data is not of a type; empty when it is."""
     if not isinstance(kind, TensorType):
-        raise VerifyError(f"a tensor has the type {kind}", where=where)
+        return f"a tensor has the type {kind}"
     if isinstance(data, torch.Tensor):
         carrier = None if kind.dtype in (DType.STRING, DType.UNDEFINED) else kind.dtype.torch
         fits = data.dtype == carrier
     else:
         fits = kind.dtype is DType.STRING and all(isinstance(item, str | bytes) for item in data.flat)
     if not fits:
-        raise VerifyError(f"data of {data.dtype} does not carry elements of type {kind.dtype}", where=where)
+        return f"data of {data.dtype} does not carry elements of type {kind.dtype}"
     if not _shape_fits(kind, data, exact=constant):
-        raise VerifyError(f"data of shape {tuple(data.shape)} has the type {kind}", where=where)
+        return f"data of shape {tuple(data.shape)} has the type {kind}"
+    return ""
 
 
 def _shape_fits(kind: TensorType, data: torch.Tensor | np.ndarray, exact: bool) -> bool:
     if kind.shape is None:
         return not exact
+    if kind.shape == tuple(data.shape):
+        return True
     if len(kind.shape) != len(data.shape):
         return False
     return all(
@@ -221,16 +249,16 @@ def _shape_fits(kind: TensorType, data: torch.Tensor | np.ndarray, exact: bool) 
     )
 
 
-def _check_attribute(value: Any, name: str, where: str) -> None:
+def _check_attribute(value: Any, name: str, node: Node) -> None:
     # Nested tuples are rare and shallow; a stack costs less than recursion on every attribute.
     stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, tuple):
             stack.extend(item)
-        elif not isinstance(item, (*_SCALARS, *_TYPES, Graph)) and not _is_strings(item):
+        elif not isinstance(item, _ITEMS) and not _is_strings(item):
             raise VerifyError(
-                f"attribute '{name}' holds {type(item).__name__} {item!r}"[:200], where=where,
+                f"attribute '{name}' holds {type(item).__name__} {item!r}"[:200], where=node.describe(),
                 hint="attributes are numbers, strings, bytes, tensors, types, graphs and tuples of these; "
                 "leave out what is None",
             )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -31,9 +32,14 @@ class OptionInfo:
     doc: str
 
 
+@functools.cache
+def _hints(cls: type[Pass]) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def option_infos(cls: type[Pass]) -> list[OptionInfo]:
     """The options of a pass, in the order of its fields. Their docs come from the class docstring's Attributes."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     docs = _field_docs(cls)
     infos = []
     for field in dataclasses.fields(cls):
@@ -88,7 +94,7 @@ def build(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
             that the pass itself refuses.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls) if options else {}
     values = {}
     for name, raw in options.items():
         key = name.replace("-", "_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,10 +50,13 @@ class Rule:
     Class attributes:
         name: for statistics; by default the class name with dashes (``conv-batch-norm``).
         recursive: may match, as its root, a node that the rule itself made.
+        fixed_pattern: the pattern is the same for every instance, although instances hold values of their own; so it is
+            built once, as it always is for rules whose instances hold none.
     """
 
     name: ClassVar[str] = ""
     recursive: ClassVar[bool] = False
+    fixed_pattern: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -78,7 +82,16 @@ class Rule:
     @cached_property
     def compiled(self) -> Compiled:
         """The pattern, ready for matching."""
-        return Compiled(self)
+        cls = type(self)
+        if vars(self) and not cls.fixed_pattern:
+            return Compiled(self)
+        if cls not in _compiled:
+            _compiled[cls] = Compiled(self)
+        return _compiled[cls]
+
+
+#: The patterns that are the same for every instance of a rule.
+_compiled: weakref.WeakKeyDictionary[type[Rule], Compiled] = weakref.WeakKeyDictionary()
 
 
 class Compiled:

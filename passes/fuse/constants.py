@@ -25,6 +25,9 @@ class FusePass(RewritePass):
 class FoldingRule(Rule):
     """A rule that makes new constants from old ones."""
 
+    # What an instance holds are the names that are taken.
+    fixed_pattern: ClassVar[bool] = True
+
     def __init__(self) -> None:
         self._taken: set[str] | None = None
 

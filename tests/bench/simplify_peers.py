@@ -1,45 +1,35 @@
-"""Simplification beside the peers: nodes, seconds and errors on the zoo's ONNX exports.
+"""Simplification beside the peers: nodes, seconds and errors on exports of the zoo and transformers, and real models.
 
 Run by hand:
 
     pip install --target /tmp/peers --no-deps onnxslim==0.1.98 onnxsim==0.8.1 onnxoptimizer==0.4.2 onnxscript==0.7.2
     python -m tests.bench.simplify_peers --peers /tmp/peers
 
-Prints a Markdown table. Nodes do not count Constants, but those in bodies. The error is the largest one of any output,
-relative to that output's largest number, in ONNX Runtime with its own optimisations disabled. Every tool runs in a
-process of its own with a time-out.
+Prints Markdown tables. Nodes do not count Constants, but those in bodies. The error is the largest one of any output,
+relative to that output's largest number, in ONNX Runtime with its own optimisations disabled, over all inputs of a
+model (several sizes where dimensions are open). Seconds are the median of some runs, the tools taking turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import logging
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from torch.utils import _pytree as pytree
 
 from graphopt.errors import GraphoptError
-from graphopt.models import ZOO, build
 from graphopt.runtime.ort import OrtSession
-from tests.bench.simplify_tools import TOOLS
+from tests.bench.simplify_sources import FAMILIES, Feed, read_feeds, sources
+from tests.bench.simplify_tools import PEERS, TOOLS, Server
 
-OURS = ("simplify", "simplify,fuse")
-PEERS = tuple(tool for tool in TOOLS if tool not in OURS)
 TOLERANCE = 1e-5
+MINE = "simplify,fuse"
 
 
 @dataclass(frozen=True)
@@ -58,27 +48,14 @@ class Result:
     error: float = 0.0
     failure: str = ""
 
+    @property
+    def is_good(self) -> bool:
+        """Whether the result can take the place of the original."""
+        return not self.failure and self.error <= TOLERANCE
 
-def export(name: str, exporter: str, folder: Path) -> Path | None:
-    """The file that an exporter writes for a model of the zoo, with its inputs beside it; ``None`` when it cannot."""
-    path = folder / f"{name}.{exporter}.onnx"
-    if path.exists():
-        return path
-    module, args = build(name)
-    buffer = io.BytesIO()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            if exporter == "dynamo":
-                torch.onnx.export(module, args, buffer, dynamo=True, optimize=False, external_data=False)
-            else:
-                torch.onnx.export(module, args, buffer, dynamo=False, do_constant_folding=False)
-    except Exception as error:  # the exporters raise whatever comes their way
-        print(f"<!-- {name}: {exporter} cannot export it: {type(error).__name__} -->", file=sys.stderr)
-        return None
-    arrays = [leaf.numpy() for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-    np.savez(path.with_suffix(".npz"), *arrays)
-    path.write_bytes(buffer.getvalue())
-    return path
+
+#: The results of one file: the nodes before, and by tool.
+Row = tuple[int, dict[str, Result]]
 
 
 def count_nodes(graph: onnx.GraphProto) -> int:
@@ -91,35 +68,29 @@ def count_nodes(graph: onnx.GraphProto) -> int:
     return total
 
 
-def outputs(path: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def nodes_in(path: Path) -> int:
+    """Nodes of a file; those of local functions count each time they are called."""
+    model = onnx.load(path, load_external_data=False)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return count_nodes(model.graph)
+
+
+def outputs(path: Path, feeds: Sequence[Feed]) -> list[list[np.ndarray]]:
     """What ONNX Runtime computes, as the file says and without optimisations of its own."""
-    return OrtSession(path, optimize=False).run(inputs)
+    session = OrtSession(path, optimize=False)
+    return [session.run(feed) for feed in feeds]
 
 
-def attempt(tool: str, source: Path, target: Path, peers: Path | None, timeout: float) -> Result:
-    """Runs a tool in its own process and compares what it made."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    if tool in PEERS and peers is not None:
-        environment["PYTHONPATH"] = os.pathsep.join([str(peers), environment.get("PYTHONPATH", "")])
-    target.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.bench.simplify_tools", tool, str(source), str(target)]
+def judge(path: Path, seconds: float, feeds: Sequence[Feed], want: Sequence[Sequence[np.ndarray]]) -> Result:
+    """The result in a file."""
+    nodes = nodes_in(path)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return Result(failure=f"> {timeout:.0f} s")
-    if done.returncode or "seconds=" not in done.stdout:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Result(failure=last[:120])
-    seconds = float(done.stdout.split("seconds=")[-1].split()[0])
-    nodes = count_nodes(onnx.load(target, load_external_data=False).graph)
-    with np.load(source.with_suffix(".npz")) as data:
-        inputs = list(data.values())
-    want = outputs(source, inputs)
-    try:
-        got = outputs(target, inputs)
+        got = outputs(path, feeds)
     except GraphoptError as error:
         return Result(nodes, seconds, failure=str(error)[:120])
-    return Result(nodes, seconds, max(map(relative, got, want), default=0.0))
+    pairs = [pair for mine, theirs in zip(got, want, strict=True) for pair in zip(mine, theirs, strict=True)]
+    return Result(nodes, seconds, max((relative(a, b) for a, b in pairs), default=0.0))
 
 
 def relative(got: np.ndarray, want: np.ndarray) -> float:
@@ -132,6 +103,28 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-30))
 
 
+def measure(source: Path, servers: Mapping[str, Server], scratch: Path, repeats: int, timeout: float) -> Row:
+    """Runs all tools on a file, in turns, and judges what they make."""
+    feeds = read_feeds(source)
+    want = outputs(source, feeds)
+    times: dict[str, list[float]] = {}
+    failures: dict[str, str] = {}
+    for _ in range(repeats):
+        for tool, server in servers.items():
+            if tool not in failures:
+                seconds, failure = server.run(source, scratch / f"{tool}.onnx", timeout)
+                times.setdefault(tool, []).append(seconds)
+                failures.update({tool: failure} if failure else {})
+    results = {}
+    for tool in servers:
+        seconds = statistics.median(times[tool])
+        if tool in failures:
+            results[tool] = Result(seconds=seconds, failure=failures[tool])
+        else:
+            results[tool] = judge(scratch / f"{tool}.onnx", seconds, feeds, want)
+    return nodes_in(source), results
+
+
 def cell(result: Result, best: bool) -> str:
     """One cell of the table."""
     if result.failure:
@@ -141,71 +134,87 @@ def cell(result: Result, best: bool) -> str:
     return f"{nodes} ({result.seconds:.2f} s{error})"
 
 
-def row(name: str, before: int, results: dict[str, Result]) -> str:
+def line(name: str, row: Row) -> str:
     """One row of the table; the least nodes of all are bold."""
-    good = {t: r for t, r in results.items() if not r.failure and r.error <= TOLERANCE}
-    least = min((r.nodes for r in good.values()), default=0)
-    cells = [cell(r, t in good and r.nodes == least) for t, r in results.items()]
+    before, results = row
+    least = min((r.nodes for r in results.values() if r.is_good), default=0)
+    cells = [cell(r, r.is_good and r.nodes == least) for r in results.values()]
     return f"| {name} | {before} | " + " | ".join(cells) + " |"
 
 
-def summary(table: dict[str, dict[str, Result]]) -> list[str]:
-    """Sentences about the whole table."""
+def against(rows: Mapping[str, Row]) -> list[str]:
+    """How the nodes compare with those of the best peer, and the time with that of the fastest peer that gets as far."""
+    places: dict[str, list[str]] = {"below": [], "at": [], "above": []}
+    ratios: dict[str, float] = {}
+    for name, (_, results) in rows.items():
+        mine = results.get(MINE)
+        theirs = [r for tool, r in results.items() if tool in PEERS and r.is_good]
+        if mine is None or not mine.is_good or not theirs:
+            continue
+        best = min(r.nodes for r in theirs)
+        key = "below" if mine.nodes < best else "at" if mine.nodes == best else "above"
+        places[key].append(f"{name} ({mine.nodes} against {best})" if key == "above" else name)
+        # Where no peer gets there, the one that comes nearest is the measure.
+        ratios[name] = mine.seconds / min(r.seconds for r in theirs if r.nodes == best)
+    if not ratios:
+        return []
+    slowest = sorted(ratios.items(), key=lambda item: -item[1])[:3]
+    return [
+        f"- nodes below the best peer: {len(places['below'])}; at it: {len(places['at'])}"
+        f" ({', '.join(places['at']) or 'none'}); above it: {', '.join(places['above']) or 'none'}",
+        "- time over that of the fastest peer with the best peer's count:"
+        f" median {statistics.median(ratios.values()):.2f}x, at or below 1x on {sum(r <= 1 for r in ratios.values())} of {len(ratios)}; slowest: "
+        + ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slowest),
+    ]  # fmt: skip
+
+
+def summary(rows: Mapping[str, Row], tools: Iterable[str]) -> list[str]:
+    """Sentences about a whole table."""
     lines = []
-    for tool in next(iter(table.values()), {}):
-        done = [results[tool] for results in table.values()]
-        good = [r for r in done if not r.failure]
-        worst = max((r.error for r in good), default=0.0)
-        middle = statistics.median(r.seconds for r in good) if good else 0.0
+    for tool in tools:
+        done = [results[tool] for _, results in rows.values()]
+        good = [r for r in done if r.is_good]
+        wrong = [r for r in done if not r.failure and not r.is_good]
         lines.append(
-            f"- {tool}: {sum(r.nodes for r in good):,} nodes, {sum(r.seconds for r in good):.1f} s"
-            f" (median {middle:.2f} s),"
-            f" worst error {worst:.1e}, {len(done) - len(good)} failures"
+            f"- {tool}: {sum(r.nodes for r in good):,} nodes in {len(good)} files, {sum(r.seconds for r in good):.1f} s"
+            f" (median {statistics.median([r.seconds for r in good] or [0.0]):.3f} s), worst error"
+            f" {max((r.error for r in good), default=0.0):.1e}, {len(wrong)} beyond {TOLERANCE:.0e},"
+            f" {len(done) - len(good) - len(wrong)} failures"
         )
-    worse = []
-    for name, results in table.items():
-        mine = results.get("simplify,fuse")
-        theirs = [r.nodes for t, r in results.items() if t in PEERS and not r.failure and r.error <= TOLERANCE]
-        if mine is not None and theirs and (mine.failure or mine.nodes > min(theirs)):
-            worse.append(f"{name} ({mine.nodes} against {min(theirs)})")
-    lines.append(f"- more nodes than the best peer: {', '.join(worse) or 'none'}")
-    return lines
+    return lines + against(rows)
 
 
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="models of the zoo; all by default")
+    parser.add_argument("names", nargs="*", help="models; all of the families by default")
     parser.add_argument("--peers", type=Path, help="folder that the peers are installed in")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
-    parser.add_argument("--exporters", nargs="+", default=["dynamo", "legacy"], choices=["dynamo", "legacy"])
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--folder", type=Path, help="where exported files are, and stay")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each tool on each file")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one tool on one file")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    table: dict[str, dict[str, Result]] = {}
+    servers = {tool: Server(tool, arguments.peers) for tool in arguments.tools}
+    table: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for exporter in arguments.exporters:
-            print(f"\n{exporter} exporter\n\n| model | nodes | {' | '.join(arguments.tools)} |")
-            print("| --- | --- |" + " --- |" * len(arguments.tools), flush=True)
-            for name in arguments.names or ZOO:
-                source = export(name, exporter, folder)
-                if source is None:
-                    continue
-                before = count_nodes(onnx.load(source).graph)
-                target = Path(scratch) / "out.onnx"
-                results = {
-                    tool: attempt(tool, source, target, arguments.peers, arguments.timeout) for tool in arguments.tools
-                }
-                table[f"{name} ({exporter})"] = results
-                print(row(name, before, results), flush=True)
-    print("\n" + "\n".join(summary(table)))
+        for family in arguments.families:
+            print(f"\n### {family}\n\n| model | nodes | {' | '.join(servers)} |")
+            print("| --- | --- |" + " --- |" * len(servers), flush=True)
+            rows = {}
+            for name, source in sources(family, folder, arguments.names):
+                rows[name] = measure(source, servers, Path(scratch), arguments.repeats, arguments.timeout)
+                print(line(name, rows[name]), flush=True)
+            print("\n" + "\n".join(summary(rows, servers)), flush=True)
+            table.update({f"{name} ({family})": row for name, row in rows.items()})
+    print("\nAll together:\n\n" + "\n".join(summary(table, servers)))
+    for server in servers.values():
+        server.close()
     if arguments.json:
-        plain = {name: {t: vars(r) for t, r in results.items()} for name, results in table.items()}
+        plain = {n: {"before": b, **{t: vars(r) for t, r in rs.items()}} for n, (b, rs) in table.items()}
         arguments.json.write_text(json.dumps(plain, indent=1))
 
 

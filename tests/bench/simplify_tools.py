@@ -1,19 +1,30 @@
-"""One tool, one file, one process: ``python -m tests.bench.simplify_tools TOOL IN OUT`` prints the seconds it took.
+"""The simplifiers that are compared, each in a server of its own that forks for every file.
 
-The time runs from reading the file to having written the result; imports do not count. The peers may live in a folder
-of their own (``pip install --target``), handed over as PYTHONPATH.
+``python -m tests.bench.simplify_tools TOOL`` imports a tool, then reads lines ``IN<tab>OUT<tab>SECONDS`` and answers
+each with a line of JSON. A fork works on each file, so every file meets the tool freshly imported, as on the command line, but
+without the imports in its time; and a crash, or what takes longer than SECONDS, ends the fork only. The time runs from
+reading the file to having written the result. The peers may live in a folder of their own (``pip install --target``),
+handed over as PYTHONPATH.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import signal
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[[str, str], None]
 
 
-def _graphopt(pipeline: str) -> Callable[[str, str], None]:
+def _graphopt(pipeline: str) -> Run:
     import graphopt as go
 
     go.optimize  # noqa: B018 - the passes register while nobody measures
@@ -27,21 +38,21 @@ def _graphopt(pipeline: str) -> Callable[[str, str], None]:
     return run
 
 
-def _onnxslim() -> Callable[[str, str], None]:
+def _onnxslim() -> Run:
     import onnx
     import onnxslim
 
     return lambda source, target: onnx.save(onnxslim.slim(onnx.load(source)), target)
 
 
-def _onnxsim() -> Callable[[str, str], None]:
+def _onnxsim() -> Run:
     import onnx
     import onnxsim
 
     return lambda source, target: onnx.save(onnxsim.simplify(onnx.load(source))[0], target)
 
 
-def _onnxoptimizer() -> Callable[[str, str], None]:
+def _onnxoptimizer() -> Run:
     import onnx
     import onnxoptimizer
 
@@ -49,7 +60,7 @@ def _onnxoptimizer() -> Callable[[str, str], None]:
     return lambda source, target: onnx.save(onnxoptimizer.optimize(onnx.load(source), passes, True), target)
 
 
-def _onnxscript() -> Callable[[str, str], None]:
+def _onnxscript() -> Run:
     import onnx
     from onnxscript import optimizer
 
@@ -57,7 +68,7 @@ def _onnxscript() -> Callable[[str, str], None]:
 
 
 #: Makes the function that reads a file, simplifies, and writes a file.
-TOOLS: dict[str, Callable[[], Callable[[str, str], None]]] = {
+TOOLS: dict[str, Callable[[], Run]] = {
     "simplify": lambda: _graphopt("simplify"),
     "simplify,fuse": lambda: _graphopt("simplify,fuse"),
     "onnxslim": _onnxslim,
@@ -65,17 +76,88 @@ TOOLS: dict[str, Callable[[], Callable[[str, str], None]]] = {
     "onnxoptimizer": _onnxoptimizer,
     "onnxscript": _onnxscript,
 }
+#: The tools that are this project's.
+OURS = ("simplify", "simplify,fuse")
+PEERS = tuple(tool for tool in TOOLS if tool not in OURS)
+
+
+class Server:
+    """A tool in a process of its own.
+
+    Args:
+        tool: one of `TOOLS`.
+        peers: folder that the peers are installed in.
+    """
+
+    def __init__(self, tool: str, peers: Path | None) -> None:
+        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        if tool in PEERS and peers is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([str(peers), environment.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.simplify_tools", tool],
+            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._requests, self._answers = process, process.stdin, process.stdout
+
+    def run(self, source: Path, target: Path, timeout: float) -> tuple[float, str]:
+        """Simplifies a file. Returns the seconds it took, and what went wrong (empty when nothing did)."""
+        target.unlink(missing_ok=True)
+        self._requests.write(f"{source}\t{target}\t{timeout}\n")
+        self._requests.flush()
+        answer: dict[str, Any] = json.loads(self._answers.readline())
+        failure = answer["failure"] or ("" if target.exists() else "wrote nothing")
+        return float(answer["seconds"]), failure
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._requests.close()
+        self._answers.close()
+        self._process.wait()
+
+
+def _forked(run: Run, source: str, target: str, timeout: float) -> dict[str, Any]:
+    """The answer for one file, worked out in a fork."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(readable)
+        signal.alarm(max(round(timeout), 1))  # which ends it, whatever it is doing
+        _answer(run, source, target, writable)
+        os._exit(0)
+    os.close(writable)
+    with open(readable) as pipe:
+        text = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if text:
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+    ended = f"> {timeout:.0f} s" if status == -signal.SIGALRM else f"ended by signal {-status}"
+    return {"seconds": timeout, "failure": ended}
+
+
+def _answer(run: Run, source: str, target: str, pipe: int) -> None:
+    failure = ""
+    started = time.perf_counter()
+    try:
+        run(source, target)
+    except BaseException as error:  # tools raise whatever comes their way, and some exit
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    seconds = time.perf_counter() - started
+    os.write(pipe, json.dumps({"seconds": seconds, "failure": failure}).encode())
 
 
 def main() -> None:
-    """Command line of the process."""
+    """Command line of the server."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    tool, source, target = sys.argv[1:]
-    run = TOOLS[tool]()
-    started = time.perf_counter()
-    run(source, target)
-    print(f"seconds={time.perf_counter() - started:.4f}")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what tools print is no answer
+    run = TOOLS[sys.argv[1]]()
+    for line in sys.stdin:
+        source, target, timeout = line.rstrip("\n").split("\t")
+        print(json.dumps(_forked(run, source, target, float(timeout))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
