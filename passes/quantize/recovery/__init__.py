@@ -4,5 +4,6 @@ from graphopt.passes.quantize.recovery.adaround import AdaRound
 from graphopt.passes.quantize.recovery.correct_bias import CorrectBias
 from graphopt.passes.quantize.recovery.equalize import Equalize
 from graphopt.passes.quantize.recovery.gptq import Gptq
+from graphopt.passes.quantize.recovery.limit_drop import LimitDrop
 
-__all__ = ["AdaRound", "CorrectBias", "Equalize", "Gptq"]
+__all__ = ["AdaRound", "CorrectBias", "Equalize", "Gptq", "LimitDrop"]

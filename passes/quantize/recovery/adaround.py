@@ -39,8 +39,8 @@ class AdaRound(Pass):
     looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
 
     steps: int = 500
-    lr: float = 0.01
-    regulariser: float = 0.01
+    lr: float = 0.02
+    regulariser: float = 0.3
     batches: int = 0
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class Slot:
         """Multiplies the constant by factors [C], float64."""
         assert self.value.data is not None, "slots hold constants"
         data = self.value.data
-        self.value.data = (data.detach().double() * self.spread(factors)).to(data.dtype).requires_grad_(data.requires_grad)
+        self.value.data = (data.detach().double() * self.spread(factors)).to(data.dtype)
 
 
 @dataclass
@@ -80,7 +80,7 @@ def channel_groups(graph: Graph) -> Iterator[ChannelGroup]:
             yield group
 
 
-class _Blocked(Exception):  # noqa: N818 - caught where it is raised, never seen
+class _Blocked(Exception):
     """Something in reach of a group does not let factors through."""
 
 
@@ -200,11 +200,11 @@ def _axis_in(layer: Layer) -> int:
 
 
 def _counterpart(node: Node, value: Value, dim: int, other: Value) -> int:
-    """The dimension of `other` that is tied, whole and alone, to dimension `dim` of `value`."""
+    """The dimension of `other` that is tied, as a whole, to dimension `dim` of `value`."""
     record = record_of(node)
     relation = record.relate(node) if record is not None and record.relate is not None else None
     axes = relation.axes.get((value, dim)) if relation is not None else None
-    if relation is None or axes is None or len(axes) != 1:
+    if relation is None or not axes:
         raise _Blocked
     for (operand, candidate), found in relation.axes.items():
         if operand is other and found == axes:

@@ -87,7 +87,9 @@ class _Site:
         if bias is not None and len(bias.uses) == 1:
             bias.data = new
             return
-        self.node.set_input(self.index, graph.add_constant(new, f"{self.layer.weight.name}_bias"))
+        inputs = [self.node.input(i) for i in range(max(len(self.node.inputs), self.index + 1))]
+        inputs[self.index] = graph.add_constant(new, f"{self.layer.weight.name}_bias")
+        self.node.set_inputs(inputs)
 
 
 def _site(layer: Layer) -> _Site | None:

@@ -30,9 +30,10 @@ class Equalize(Pass):
 
     Channels are divided where they are made and multiplied where they are read; the graph computes what it did. With
     "activations" each channel's factor is ``max|x|^strength / max|w|^(1 - strength)`` over the run's data (SmoothQuant,
-    Xiao et al. 2022, arXiv:2211.10438, eq. 4); strength is 1 where every reader has a weight of its own for the channel
-    (a depthwise convolution), which per-channel scales serve at any range. With "weights" it is ``sqrt(r1 / r2)`` of the
-    ranges of the weights on either side, without data (cross-layer equalization, Nagel et al. 2019, arXiv:1906.04721).
+    Xiao et al. 2022, arXiv:2211.10438, eq. 4); strength is 1 where every reader has a weight of its own for the
+    channel (a depthwise convolution), which per-channel scales serve at any range. With "weights" it is
+    ``sqrt(r1 / r2)`` of the ranges of the weights on either side, without data (cross-layer equalization, Nagel et al.
+    2019, arXiv:1906.04721).
 
     Attributes:
         method: "activations" needs data, "weights" does not.

@@ -89,4 +89,5 @@ def inverse_factor(moments: torch.Tensor, damp: float) -> torch.Tensor:
             break
         damp *= 2
     inverse = torch.cholesky_inverse(lower)
-    return torch.linalg.cholesky(inverse, upper=True)
+    upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return upper

@@ -118,12 +118,12 @@ def _patches(layer: Layer, x: torch.Tensor) -> Iterator[torch.Tensor]:
     padded = windows.pad(x, 0.0)
     if len(kernel) == 1:
         padded = padded.unsqueeze(2)
-    for rows in padded.split(_ROWS):
+    for rows in torch.split(padded, _ROWS):
         columns = F.unfold(rows, _planar(kernel), _planar(dilations), 0, _planar(strides))
         grouped = columns.reshape(len(rows), layer.linear.group, -1, columns.shape[2])
         yield grouped.permute(1, 2, 0, 3).flatten(2)
 
 
-def _planar(numbers: Sequence[int]) -> list[int]:
+def _planar(numbers: Sequence[int]) -> tuple[int, ...]:
     """Window numbers of one or two dimensions as those of two."""
-    return [1] * (2 - len(numbers)) + [int(number) for number in numbers]
+    return (*[1] * (2 - len(numbers)), *numbers)
