@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,13 @@ class OptionInfo:
     doc: str
 
 
-@functools.cache
+_types: weakref.WeakKeyDictionary[type[Pass], Mapping[str, Any]] = weakref.WeakKeyDictionary()
+
+
 def _hints(cls: type[Pass]) -> Mapping[str, Any]:
-    return typing.get_type_hints(cls)
+    if cls not in _types:
+        _types[cls] = typing.get_type_hints(cls)
+    return _types[cls]
 
 
 def option_infos(cls: type[Pass]) -> list[OptionInfo]:

@@ -11,7 +11,7 @@ from graphopt.analysis.operators import nodes_of
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Node, Origin, Value
 from graphopt.ops.builder import Builder
-from graphopt.rewrite.pattern import Key
+from graphopt.rewrite.pattern import Key, kind_of, orders
 from graphopt.rewrite.replace import drop_orphans, is_kept, module_of, replace
 from graphopt.rewrite.rule import Compiled, Failure, Match, Result, Rule
 from graphopt.rewrite.sketch import Sketch
@@ -93,8 +93,10 @@ class _Driver:
 
     def visit(self, node: Node) -> None:
         forbidden = self.made_by.get(node, ())
-        for rule, compiled in self.index[node.domain, node.op]:
-            if (rule.name in forbidden and not rule.recursive) or not compiled.may_match(node):
+        key = (node.domain, node.op)
+        kinds = [[kind_of(value) for value in order] for order in orders(node)]
+        for rule, compiled in self.index[key]:
+            if (rule.name in forbidden and not rule.recursive) or not compiled.may_match(key, kinds):
                 continue
             started = time.perf_counter()
             applied = self.attempt(rule, compiled, node)

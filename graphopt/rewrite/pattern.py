@@ -8,7 +8,6 @@ tried. A pattern is a few operators deep, so this is constant work per node.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +23,8 @@ Then: TypeAlias = Callable[[], bool]
 Operand: TypeAlias = "Pattern | None"
 
 
+#: What must produce the inputs of a node, by position: a cheap sign that a pattern may match there.
+Sign: TypeAlias = "tuple[tuple[int, frozenset[Key]], ...]"
 #: Stands for "a constant" among the operators that may produce a value.
 CONSTANT: Key = ("", "")
 
@@ -58,9 +59,9 @@ class Pattern:
         """The operators that may produce the value, `CONSTANT` among them; ``None`` when anything may."""
         return None
 
-    def may_match(self, node: Node) -> bool:
-        """False when it is plain from its operator and the producers of its inputs that a root does not match."""
-        return True
+    def signs(self, key: Key) -> list[Sign]:
+        """For each form that a root with operator `key` may have, what must produce which of its inputs."""
+        return [()]
 
     def children(self) -> Sequence[Operand]:
         """The patterns directly inside."""
@@ -139,8 +140,8 @@ class Where(Pattern):
     def match_root(self, node: Node, state: State, then: Then) -> bool:
         return self.condition(node.output) and self.inner.match_root(node, state, then)
 
-    def may_match(self, node: Node) -> bool:
-        return self.inner.may_match(node)
+    def signs(self, key: Key) -> list[Sign]:
+        return self.inner.signs(key)
 
     def producers(self) -> frozenset[Key] | None:
         return self.inner.producers()
@@ -222,8 +223,8 @@ class Any_(Pattern):
         key = (node.domain, node.op)
         return any(choice.match_root(node, state, then) for choice in self.choices if key in choice.root_keys())
 
-    def may_match(self, node: Node) -> bool:
-        return any(choice.may_match(node) for choice in self.choices)
+    def signs(self, key: Key) -> list[Sign]:
+        return [sign for choice in self.choices if key in choice.root_keys() for sign in choice.signs(key)]
 
     def producers(self) -> frozenset[Key] | None:
         found = [choice.producers() for choice in self.choices]
@@ -285,7 +286,7 @@ class NodePattern(Pattern):
         if (node.domain, node.op) not in self._keys or not self._fits(node):
             return False
         state.nodes[self] = node
-        if any(self._match_inputs(order, state, then) for order in self._orders(node)):
+        if any(self._match_inputs(order, state, then) for order in orders(node)):
             return True
         del state.nodes[self]
         return False
@@ -293,21 +294,11 @@ class NodePattern(Pattern):
     def producers(self) -> frozenset[Key] | None:
         return self._keys
 
-    def may_match(self, node: Node) -> bool:
-        if (node.domain, node.op) not in self._keys:
-            return False
-        if not self._wanted:
-            return True
-        return any(self._is_met([_kind(value) for value in order]) for order in self._orders(node))
-
-    def _is_met(self, kinds: Sequence[Key | None]) -> bool:
-        return all(position < len(kinds) and kinds[position] in keys for position, keys in self._wanted)
-
-    @cached_property
-    def _wanted(self) -> list[tuple[int, frozenset[Key]]]:
-        """By position, what must produce an input, where that is known."""
+    def signs(self, key: Key) -> list[Sign]:
+        if key not in self._keys:
+            return []
         wanted = ((i, None if pattern is None else pattern.producers()) for i, pattern in enumerate(self.inputs))
-        return [(i, keys) for i, keys in wanted if keys is not None]
+        return [tuple((i, keys) for i, keys in wanted if keys is not None)]
 
     def _fits(self, node: Node) -> bool:
         for name, wanted in self.attributes.items():
@@ -318,13 +309,6 @@ class NodePattern(Pattern):
             if not (wanted(found) if callable(wanted) else _same(found, wanted)):
                 return False
         return all(condition(node) for condition in self.conditions)
-
-    def _orders(self, node: Node) -> list[list[Value | None]]:
-        inputs = list(node.inputs)
-        record = record_of(node)
-        if record is None or not record.commutative or len(inputs) < 2 or inputs[0] is inputs[1]:
-            return [inputs]
-        return [inputs, [inputs[1], inputs[0], *inputs[2:]]]
 
     def _match_inputs(self, inputs: list[Value | None], state: State, then: Then) -> bool:
         def step(position: int) -> bool:
@@ -350,7 +334,18 @@ class NodePattern(Pattern):
         return 1 + super().depth()
 
 
-def _kind(value: Value | None) -> Key | None:
+def orders(node: Node) -> list[list[Value | None]]:
+    """The orders in which the inputs of a node may be read."""
+    inputs = list(node.inputs)
+    if len(inputs) < 2 or inputs[0] is inputs[1]:
+        return [inputs]
+    record = record_of(node)
+    if record is None or not record.commutative:
+        return [inputs]
+    return [inputs, [inputs[1], inputs[0], *inputs[2:]]]
+
+
+def kind_of(value: Value | None) -> Key | None:
     """What produces a value: an operator, `CONSTANT`, or nothing that a pattern could ask for."""
     if value is None:
         return None
@@ -370,8 +365,8 @@ class OutputPattern(Pattern):
     def match(self, value: Value | None, state: State, then: Then) -> bool:
         return value is not None and value.index == self.index and self.node.match_output(value, state, then)
 
-    def may_match(self, node: Node) -> bool:
-        return self.node.may_match(node)
+    def signs(self, key: Key) -> list[Sign]:
+        return self.node.signs(key)
 
     def producers(self) -> frozenset[Key] | None:
         return self.node.producers()

@@ -110,10 +110,23 @@ class Compiled:
         if not self.keys or any(not root.root_keys() for root in self.roots):
             raise PassError(f"the pattern of rule '{rule.name}' does not name its outermost operator", where=rule.name)
         self.depth = max(root.depth() for root in self.roots)
+        self._signs = {key: self.roots[0].signs(key) for key in self.keys}
 
-    def may_match(self, node: Node) -> bool:
-        """False when the producers of the node's inputs rule a match out; cheap, for most nodes are none."""
-        return self.roots[0].may_match(node)
+    def may_match(self, key: Key, kinds: Sequence[Sequence[Key | None]]) -> bool:
+        """False when the producers of a node's inputs rule a match out; cheap, for most nodes are none.
+
+        Args:
+            key: the operator of the node.
+            kinds: what produces its inputs, in each order that they may be read in (see `pattern.kind_of`).
+        """
+        for sign in self._signs[key]:
+            for found in kinds:
+                for position, wanted in sign:
+                    if position >= len(found) or found[position] not in wanted:
+                        break
+                else:
+                    return True
+        return False
 
     def match(self, node: Node, accept: Callable[[Match], bool]) -> bool:
         """Tries every way in which the pattern fits with `node` as its (first) root until `accept` takes one."""

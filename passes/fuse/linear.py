@@ -123,7 +123,8 @@ class Linear:
     def numbers(self) -> torch.Tensor:
         """The weight in float64, as stored; of a Gemm, multiplied by alpha."""
         alpha = attribute(self.node, "alpha") if self.node.op == "Gemm" else 1.0
-        return self._weight.detach().to(torch.float64) * alpha
+        numbers = self._weight.detach().to(torch.float64)
+        return numbers if alpha == 1 else numbers * alpha
 
     def bias_vector(self) -> torch.Tensor | None:
         """The bias as float64 [out], of a Gemm multiplied by beta; ``None`` when it is no vector of channels."""
@@ -144,6 +145,12 @@ class Linear:
         if self.is_convolution or self.transposed:
             return vector.reshape(-1, *[1] * (weight.dim() - 1))
         return vector
+
+    def scaled_out(self, vector: torch.Tensor) -> torch.Tensor:
+        """The weight in float64, as stored, with each output channel multiplied by its number in float64 [out]."""
+        if self.node.op == "Gemm":
+            vector = vector * float(attribute(self.node, "alpha"))
+        return self._weight.detach() * self.spread_out(vector)
 
     def spread_in(self, vector: torch.Tensor) -> torch.Tensor:
         """Numbers per input channel [in], shaped so that they broadcast against the weight."""
@@ -208,7 +215,7 @@ class LinearRule(FoldingRule):
         """The layer with `affine` applied to what comes out of it."""
         bias = layer.bias_vector()
         assert bias is not None, "Linear.of makes sure of that"
-        weight = None if affine.scale is None else layer.numbers() * layer.spread_out(affine.scale)
+        weight = None if affine.scale is None else layer.scaled_out(affine.scale)
         scaled = bias if affine.scale is None else bias * affine.scale
         shifted = scaled if affine.shift is None else scaled + affine.shift
         return self.rebuild(op, m, layer, m["x"], weight, shifted)

@@ -143,7 +143,7 @@ def line(name: str, row: Row) -> str:
 
 
 def against(rows: Mapping[str, Row]) -> list[str]:
-    """How the nodes compare with those of the best peer, and the time with that of the fastest peer that gets as far."""
+    """How nodes compare with those of the best peer, and the time with that of the fastest peer that gets as far."""
     places: dict[str, list[str]] = {"below": [], "at": [], "above": []}
     ratios: dict[str, float] = {}
     for name, (_, results) in rows.items():
@@ -163,7 +163,8 @@ def against(rows: Mapping[str, Row]) -> list[str]:
         f"- nodes below the best peer: {len(places['below'])}; at it: {len(places['at'])}"
         f" ({', '.join(places['at']) or 'none'}); above it: {', '.join(places['above']) or 'none'}",
         "- time over that of the fastest peer with the best peer's count:"
-        f" median {statistics.median(ratios.values()):.2f}x, at or below 1x on {sum(r <= 1 for r in ratios.values())} of {len(ratios)}; slowest: "
+        f" median {statistics.median(ratios.values()):.2f}x,"
+        f" at or below 1x on {sum(r <= 1 for r in ratios.values())} of {len(ratios)}; slowest: "
         + ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slowest),
     ]  # fmt: skip
 

@@ -39,7 +39,7 @@ def export_zoo(name: str, path: Path, dynamo: bool) -> list[Feed]:
 
 
 def export_transformers(name: str, path: Path) -> list[Feed]:
-    """Exports an architecture of the transformers library, inputs of several sizes; of one where torch must fix them."""
+    """Exports an architecture of transformers, with open dimensions and inputs of several sizes where torch can."""
     from tests.bench.transformers_models import CASES
     from tests.bench.transformers_zoo import Trial
 

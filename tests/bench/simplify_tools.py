@@ -1,10 +1,9 @@
-"""The simplifiers that are compared, each in a server of its own that forks for every file.
+"""The simplifiers that are compared, each in a server of its own.
 
 ``python -m tests.bench.simplify_tools TOOL`` imports a tool, then reads lines ``IN<tab>OUT<tab>SECONDS`` and answers
-each with a line of JSON. A fork works on each file, so every file meets the tool freshly imported, as on the command line, but
-without the imports in its time; and a crash, or what takes longer than SECONDS, ends the fork only. The time runs from
-reading the file to having written the result. The peers may live in a folder of their own (``pip install --target``),
-handed over as PYTHONPATH.
+each with a line of JSON. What takes longer than SECONDS ends the process, as a crash does; `Server` starts another. The
+time runs from reading the file to having written the result; imports do not count. The peers may live in a folder of
+their own (``pip install --target``), handed over as PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -90,62 +89,51 @@ class Server:
     """
 
     def __init__(self, tool: str, peers: Path | None) -> None:
-        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        self._tool = tool
+        self._environment = dict(os.environ, OMP_NUM_THREADS="1")
         if tool in PEERS and peers is not None:
-            environment["PYTHONPATH"] = os.pathsep.join([str(peers), environment.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.simplify_tools", tool],
-            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            self._environment["PYTHONPATH"] = os.pathsep.join([str(peers), os.environ.get("PYTHONPATH", "")])
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.simplify_tools", self._tool], env=self._environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._requests, self._answers = process, process.stdin, process.stdout
 
     def run(self, source: Path, target: Path, timeout: float) -> tuple[float, str]:
         """Simplifies a file. Returns the seconds it took, and what went wrong (empty when nothing did)."""
         target.unlink(missing_ok=True)
-        self._requests.write(f"{source}\t{target}\t{timeout}\n")
-        self._requests.flush()
-        answer: dict[str, Any] = json.loads(self._answers.readline())
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        requests.write(f"{source}\t{target}\t{timeout}\n")
+        requests.flush()
+        line = answers.readline()
+        if not line:
+            status = self._process.wait()
+            self._process = self._start()
+            return timeout, f"> {timeout:.0f} s" if status == -signal.SIGALRM else f"ended with status {status}"
+        answer: dict[str, Any] = json.loads(line)
         failure = answer["failure"] or ("" if target.exists() else "wrote nothing")
         return float(answer["seconds"]), failure
 
     def close(self) -> None:
         """Ends the process."""
-        self._requests.close()
-        self._answers.close()
-        self._process.wait()
+        self._process.communicate()
 
 
-def _forked(run: Run, source: str, target: str, timeout: float) -> dict[str, Any]:
-    """The answer for one file, worked out in a fork."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(readable)
-        signal.alarm(max(round(timeout), 1))  # which ends it, whatever it is doing
-        _answer(run, source, target, writable)
-        os._exit(0)
-    os.close(writable)
-    with open(readable) as pipe:
-        text = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if text:
-        answer: dict[str, Any] = json.loads(text)
-        return answer
-    ended = f"> {timeout:.0f} s" if status == -signal.SIGALRM else f"ended by signal {-status}"
-    return {"seconds": timeout, "failure": ended}
-
-
-def _answer(run: Run, source: str, target: str, pipe: int) -> None:
+def _answer(run: Run, source: str, target: str, timeout: float) -> dict[str, Any]:
     failure = ""
+    signal.alarm(max(round(timeout), 1))
     started = time.perf_counter()
     try:
         run(source, target)
     except BaseException as error:  # tools raise whatever comes their way, and some exit
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     seconds = time.perf_counter() - started
-    os.write(pipe, json.dumps({"seconds": seconds, "failure": failure}).encode())
+    signal.alarm(0)
+    return {"seconds": seconds, "failure": failure}
 
 
 def main() -> None:
@@ -157,7 +145,7 @@ def main() -> None:
     run = TOOLS[sys.argv[1]]()
     for line in sys.stdin:
         source, target, timeout = line.rstrip("\n").split("\t")
-        print(json.dumps(_forked(run, source, target, float(timeout))), file=answers, flush=True)
+        print(json.dumps(_answer(run, source, target, float(timeout))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
