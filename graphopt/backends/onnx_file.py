@@ -26,7 +26,10 @@ _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
-def save(graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *, external: bool | None = None) -> None:
+def save(
+    graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *, external: bool | None = None,
+    sparse: bool = False,
+) -> None:  # fmt: skip
     """Writes a graph as a checked ONNX file.
 
     The file appears whole or not at all. Weights go from their tensors to the file without a copy.
@@ -37,6 +40,8 @@ def save(graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *
         opset: of the standard operators, from 13 on; operators that it lacks are written out in older ones. By
             default the lowest, from 18 on, that can express the graph as it is.
         external: whether weights go into a file ``<path>.data`` beside it; by default when they take more than 2 GB.
+        sparse: write weights as sparse tensors where that takes fewer bytes: float32 weights with less than a third of
+            them left. Constant nodes hold them, which ONNX Runtime makes dense as it loads the file.
 
     Raises:
         UnsupportedOperatorError: ONNX lacks an operator, or the opset asked for does; names all such operators.
@@ -45,7 +50,7 @@ def save(graph: Graph, path: str | os.PathLike[str], opset: int | None = None, *
     """
     path = Path(path)
     with paused_gc():
-        draft = checked_draft(graph, opset)
+        draft = checked_draft(graph, opset, sparse)
         if external is None:
             external = draft_size(draft) > PROTOBUF_LIMIT
         with _replacing(path) as model_file:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROTOBUF_LIMIT = (1 << 31) - 1
 
 
-def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
+def to_onnx(graph: Graph, opset: int | None = None, *, sparse: bool = False) -> onnx.ModelProto:
     """Writes a graph as a checked ONNX model.
 
     Input and output names are kept; other names are labels, made unique.
@@ -32,6 +32,8 @@ def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
         graph: is not changed.
         opset: of the standard operators, from 13 on; operators that it lacks are written out in older ones. By
             default the lowest, from 18 on, that can express the graph as it is.
+        sparse: write weights as sparse tensors where that takes fewer bytes: float32 weights with less than a third of
+            them left. Constant nodes hold them, which ONNX Runtime makes dense as it loads the file.
 
     Raises:
         UnsupportedOperatorError: ONNX lacks an operator, or the opset asked for does; names all such operators.
@@ -39,7 +41,7 @@ def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
         OptionError: the opset cannot be written.
     """
     with paused_gc():
-        draft = checked_draft(graph, opset)
+        draft = checked_draft(graph, opset, sparse)
         if draft_size(draft) > PROTOBUF_LIMIT:
             raise SaveError(
                 f"the weights take {draft_size(draft) / 1e9:.1f} GB, one message holds 2 GB",
@@ -53,7 +55,7 @@ def to_onnx(graph: Graph, opset: int | None = None) -> onnx.ModelProto:
         return draft.model
 
 
-def checked_draft(graph: Graph, opset: int | None) -> Draft:
+def checked_draft(graph: Graph, opset: int | None, sparse: bool = False) -> Draft:
     """The model of a graph with its weights apart, checked as ONNX's checker would check the whole.
 
     What the opset asked for does not have is written out in older operators, where it can be.
@@ -66,7 +68,7 @@ def checked_draft(graph: Graph, opset: int | None) -> Draft:
         graph = expanded(graph, opset)
     refused: SaveError | None = None
     for candidate in possible_opsets(graph, opset):
-        draft = draft_model(graph, candidate)
+        draft = draft_model(graph, candidate, sparse)
         complete_outputs(draft)
         try:
             check(draft)

@@ -17,8 +17,10 @@ from graphopt.backends.onnx_interface import declared_outputs
 from graphopt.backends.onnx_names import Names
 from graphopt.backends.onnx_opset import OpVersion, trimmed, version_at, written_outputs
 from graphopt.ir import UNKNOWN, DType, Graph, Node, TensorType, Value, ValueType
+from graphopt.ir.literals import SparseTensor
 from graphopt.ops import torch_notes
-from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_tensor, write_type
+from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, tensor_header, write_sparse, write_tensor, write_type
+from graphopt.ops.sparse import SPARSE, sparse_form
 
 #: Constants above this many bytes are weights: nothing in ONNX reads their contents to know a shape.
 BULK = 1024
@@ -58,19 +60,25 @@ class Draft:
     weights: list[Weight] = field(default_factory=list)
 
 
-def draft_model(graph: Graph, opset: int) -> Draft:
+def draft_model(graph: Graph, opset: int, sparse: bool = False) -> Draft:
     """Writes a graph at `opset`, which must be able to express it (see `onnx_opset.possible_opsets`).
+
+    Args:
+        graph: is not changed.
+        opset: of the standard operators.
+        sparse: write large weights as sparse tensors where these are smaller.
 
     Raises:
         SaveError: names clash, an attribute has no form in ONNX, or a constant has no data.
     """
-    return _Writer(graph, opset).draft()
+    return _Writer(graph, opset, sparse).draft()
 
 
 class _Writer:
-    def __init__(self, graph: Graph, opset: int) -> None:
+    def __init__(self, graph: Graph, opset: int, sparse: bool) -> None:
         self._graph = graph
         self._opset = opset
+        self._sparse: dict[Value, SparseTensor] = _sparse_weights(graph) if sparse else {}
         self._names = Names(graph)
         self._attributes = AttributeWriter(self._body)
         self._weights: list[Weight] = []
@@ -122,7 +130,7 @@ class _Writer:
             if value._data is not None:
                 self._initializer(graph, proto, value)
         for value in graph.constants:
-            if value in self._names.returned:
+            if value in self._names.returned or value in self._sparse:
                 self._constant_node(proto, value)
         labels: dict[str, int] = {}
         for node in graph.nodes:
@@ -142,16 +150,21 @@ class _Writer:
         node = proto.node.add(op_type="Constant", output=[self._names.of[value]])
         node.doc_string = value.doc
         _set_metadata(node.metadata_props, {**_public(value.metadata), **dict(torch_notes.value_notes(value))})
+        self._dtypes.add(value.dtype)
+        if value in self._sparse:
+            held = write_sparse(self._sparse[value])
+            node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR).sparse_tensor.CopyFrom(held)
+            node.metadata_props.add(key=SPARSE, value="")
+            return
         tensor = write_tensor(_elements(value), dtype=value.dtype)
         node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(tensor)
-        self._dtypes.add(value.dtype)
 
     def _is_written(self, value: Value) -> bool:
         """Whether a constant becomes an initializer.
 
         A parameter that nothing reads does not, nor does an input that went into attributes at this opset.
         """
-        if value in self._names.returned:
+        if value in self._names.returned or value in self._sparse:
             return False
         if not value.uses:
             return value.parameter is None
@@ -282,6 +295,19 @@ class _Writer:
                 self._domains[domain] = opset
             self._versions[key] = version_at(op, domain, opset)
         return self._versions[key]
+
+
+def _sparse_weights(graph: Graph) -> dict[Value, SparseTensor]:
+    """The large weights of the outermost graph that are smaller in sparse form."""
+    found = {}
+    for value in graph.constants:
+        data = value.data
+        if data is None or not value.uses or data.numel() * value.dtype.bits <= 8 * BULK:
+            continue
+        held = sparse_form(data, value.dtype)
+        if held is not None:
+            found[value] = held
+    return found
 
 
 def _unused(label: str, labels: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorTy
 from graphopt.ir.dims import is_symbolic
 from graphopt.ops import torch_notes
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
+from graphopt.ops.sparse import SPARSE
 
 _NO_ORIGIN = Origin()
 _HAS_DEVICES = "device_configurations" in onnx.NodeProto.DESCRIPTOR.fields_by_name
@@ -251,10 +252,11 @@ class _Reader:
     def _constant(self, step: Step, graph: Graph) -> bool:
         """Adds what a Constant node holds as a constant; false when a tensor cannot hold it."""
         proto = step.proto
-        if len(proto.attribute) != 1 or len(step.outputs) != 1 or proto.attribute[0].name not in _CONSTANTS:
+        if len(proto.attribute) != 1 or len(step.outputs) != 1:
             return False
         attribute = proto.attribute[0]
-        if attribute.ref_attr_name:
+        ours = attribute.name == "sparse_value" and any(entry.key == SPARSE for entry in proto.metadata_props)
+        if attribute.ref_attr_name or not (ours or attribute.name in _CONSTANTS):
             return False
         try:
             data, dtype = _constant_data(attribute, self._external)
@@ -262,6 +264,7 @@ class _Reader:
             raise LoadError(error.what, where=describe(proto), hint=error.hint) from None
         value = graph.add_constant(Value(TensorType(dtype, tuple(data.shape)), step.outputs[0], data))
         self._scope.names[step.outputs[0]] = self._described(value, proto)
+        value.metadata.pop(SPARSE, None)
         return True
 
     def _border(self, step: Step) -> bool:
@@ -287,6 +290,9 @@ def _constant_data(
     match attribute.name:
         case "value":
             return read_tensor(attribute.t, external)
+        case "sparse_value":
+            sparse = read_sparse(attribute.sparse_tensor, external)
+            return sparse.dense(), sparse.dtype
         case "value_int":
             return torch.tensor(attribute.i), DType.INT64
         case "value_ints":

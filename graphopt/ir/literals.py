@@ -40,6 +40,18 @@ class SparseTensor:
     shape: tuple[int, ...]
     dtype: DType
 
+    def dense(self) -> torch.Tensor:
+        """The tensor with its zeros. Raises TypeError for strings."""
+        if not isinstance(self.values, torch.Tensor):
+            raise TypeError("strings have no zeros")
+        dense = torch.zeros(self.shape, dtype=self.values.dtype)
+        flat = self.indices
+        if flat.dim() == 2:
+            steps = torch.tensor(dense.stride(), dtype=torch.int64)
+            flat = (flat * steps).sum(1)
+        dense.view(-1)[flat] = self.values
+        return dense
+
 
 class EmptyList(tuple[Any, ...]):
     """An empty list attribute that remembers what it would hold; equal to ``()``.

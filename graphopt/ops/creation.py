@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from graphopt.errors import UnsupportedOperatorError
 from graphopt.ir import DType, Node, TensorType, ValueType
+from graphopt.ir.literals import SparseTensor
 from graphopt.ops.infer import MAX_KNOWN, input_type, integers, normalise_axis, object_array, static_integers
 from graphopt.ops.record import Operator, attribute, register
 from graphopt.ops.refinement import freeze, tie
@@ -30,7 +31,7 @@ def constant(
     value_strings: Sequence[str] | None = None,
     sparse_value: Any = None,
 ) -> torch.Tensor:
-    """ONNX Constant. Raises UnsupportedOperatorError for strings and sparse tensors, which torch cannot hold."""
+    """ONNX Constant; a sparse one with its zeros. Raises UnsupportedOperatorError for strings."""
     if value is not None and not (isinstance(value, np.ndarray) and value.dtype == object):
         return value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
     for number, dtype in ((value_float, torch.float32), (value_int, torch.int64)):
@@ -39,7 +40,9 @@ def constant(
     for numbers, dtype in ((value_floats, torch.float32), (value_ints, torch.int64)):
         if numbers is not None:
             return torch.tensor(list(numbers), dtype=dtype)
-    raise UnsupportedOperatorError("a Constant of strings, or a sparse one, cannot be computed with torch")
+    if sparse_value is not None and isinstance(sparse_value.values, torch.Tensor):
+        return cast(SparseTensor, sparse_value).dense()
+    raise UnsupportedOperatorError("a Constant of strings cannot be computed with torch")
 
 
 def infer_constant(node: Node) -> list[ValueType]:
@@ -51,7 +54,8 @@ def infer_constant(node: Node) -> list[ValueType]:
     if isinstance(value, np.ndarray) and value.dtype == object:
         return [TensorType(DType.STRING, value.shape)]
     if "sparse_value" in held:
-        return [TensorType()]
+        sparse = cast(SparseTensor, held["sparse_value"])
+        return [TensorType(sparse.dtype, sparse.shape)]
     return [TensorType.of(constant(**held))]
 
 

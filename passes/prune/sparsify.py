@@ -128,7 +128,9 @@ class Sparsify(Pass):
             if keep is None:
                 notes.append(self._misfit(value))
             elif value.data is not None:
-                yield value, torch.where(keep, value.data, value.data * self.factor), keep
+                # A product with 0 would leave negative zeros, which are no zeros to whoever compares bits.
+                less = value.data * self.factor if self.factor else torch.zeros_like(value.data)
+                yield value, torch.where(keep, value.data, less), keep
 
     def _compensated(
         self, graph: Graph, weights: Sequence[Value], context: Context, notes: list[str]
