@@ -16,11 +16,12 @@ from graphopt.passes.fuse.recognise_activations import RecogniseActivations
 from graphopt.passes.fuse.recognise_attention import RecogniseAttention
 from graphopt.passes.fuse.recognise_norms import RecogniseNorms
 from graphopt.passes.fuse.recognise_pools import RecognisePools
+from graphopt.passes.fuse.recognise_rotary import RecogniseRotary
 from graphopt.pipeline import register_alias
 
 register_alias(
     "fuse",
-    "recognise-activations,recognise-norms,recognise-pools,recognise-attention,fuse-pad,fuse-conv-bn,"
+    "recognise-activations,recognise-norms,recognise-pools,recognise-rotary,recognise-attention,fuse-pad,fuse-conv-bn,"
     "fuse-branches,fuse-conv-conv,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
     "merge-affine,fuse-linear,fuse-gemm,fuse-parallel",
     repeat=4,
@@ -31,4 +32,5 @@ __all__ = [
     "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseBranches", "FuseConvBatchNorm", "FuseConvConv",
     "FuseGemm", "FuseLinear", "FusePad", "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations",
     "RecogniseAttention", "RecogniseNorms", "RecognisePools",
+    "RecogniseRotary",
 ]  # fmt: skip

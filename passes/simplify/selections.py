@@ -203,7 +203,7 @@ class ConcatOfParts(Rule):
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         axis = attribute(m.root, "axis") % (m.root.output.rank or 1)
-        origins = [_origin(value, axis) for value in m.root.inputs if value is not None]
+        origins = [part_of(value, axis) for value in m.root.inputs if value is not None]
         found = [origin for origin in origins if origin is not None]
         x = found[0][0]
         listed = [index for _, part in found for index in part]
@@ -220,7 +220,7 @@ class ConcatOfParts(Rule):
         return op.Gather(x, listed, axis=axis)
 
 
-def _origin(value: Value, axis: int) -> tuple[Value, range] | None:
+def part_of(value: Value, axis: int) -> tuple[Value, range] | None:
     """The tensor that a value is a part of along an axis, and the indices of the part."""
     node = value.producer
     if node is None or node.domain or value.rank is None:
@@ -244,7 +244,7 @@ def _joins_parts(node: Node) -> bool:
     if rank is None or len(node.inputs) < 2:
         return False
     axis = attribute(node, "axis") % rank
-    origins = [None if value is None else _origin(value, axis) for value in node.inputs]
+    origins = [None if value is None else part_of(value, axis) for value in node.inputs]
     first = origins[0]
     if first is None or any(origin is None or origin[0] is not first[0] for origin in origins):
         return False

@@ -19,7 +19,7 @@ import torch
 from graphopt.backends.onnx_model import to_onnx
 from graphopt.backends.onnx_opset import possible_opsets
 from graphopt.errors import GraphoptError
-from graphopt.ir import Graph
+from graphopt.ir import DType, Graph
 from graphopt.pipeline import Context, run_pipeline
 from graphopt.pipeline.instruments import Verify
 from graphopt.runtime.compare import compare
@@ -27,7 +27,7 @@ from graphopt.runtime.executor import run
 from graphopt.runtime.ort import OrtSession
 from graphopt.runtime.samples import example_inputs
 from tests.bench.fuzz_graphs import Grower
-from tests.passes.rule_cases import in_double_precision
+from tests.passes.rule_cases import in_precision
 
 # Constants in files are float32: what they stand for is off by 1e-8. Tails of activations cancel to next to nothing.
 TOLERANCE, DOUBLE_TOLERANCE, DOUBLE_NOISE = 1e-5, 1e-6, 1e-10
@@ -97,7 +97,7 @@ def judge(seed: int, steps: int, pipeline: str, tally: Tally) -> str:
 
 def _agrees_in_double_precision(seed: int, steps: int, pipeline: str) -> bool:
     before = Grower(seed, steps).d.graph
-    if not in_double_precision(before, casts=True):
+    if not in_precision(before, DType.FLOAT64, casts=True):
         return False
     after = before.clone()
     run_pipeline(after, pipeline, Context(after), [Verify()])

@@ -72,6 +72,7 @@ class Case:
     kind: type[Rule]
     ort: bool
     reason: str
+    without: tuple[DType, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind.name}:{self.name}"
@@ -80,11 +81,14 @@ class Case:
 class Cases(list[Case]):
     """Decorators that fill the table."""
 
-    def match(self, rule: type[Rule], hits: int = 1, *, make: Callable[[], Rule] | None = None, ort: bool = True):
-        """`draw` makes a graph that the rule rewrites `hits` times."""
+    def match(
+        self, rule: type[Rule], hits: int = 1, *, make: Callable[[], Rule] | None = None, ort: bool = True,
+        without: tuple[DType, ...] = (),
+    ):  # fmt: skip
+        """`draw` makes a graph that the rule rewrites `hits` times; `without` are types that the operators lack."""
 
         def add(draw: Callable[[Draft], Any]) -> Callable[[Draft], Any]:
-            self.append(Case(draw.__name__, make or rule, draw, hits, rule, ort, ""))
+            self.append(Case(draw.__name__, make or rule, draw, hits, rule, ort, "", without))
             return draw
 
         return add
@@ -112,11 +116,13 @@ def drawn(case: Case, seed: int = 0) -> Graph:
 def check_instance(case: Case, seed: int) -> None:
     """Applies the rule to one random instance of its pattern and compares what both sides compute.
 
-    Extents, constants, the batch and the inputs come from the seed; every other instance is in double precision, where
-    nothing but a wrong rule makes a difference.
+    Extents, constants, the batch and the inputs come from the seed. Floats are doubles in every other instance, where
+    nothing but a wrong rule makes a difference, and float16 or bfloat16 in a few.
     """
     graph = drawn(case, seed)
-    double = bool(seed % 2) and in_double_precision(graph)
+    kind = next(kind for kind in _KINDS[seed % len(_KINDS) :] if kind not in case.without)
+    if kind is not DType.FLOAT32 and not in_precision(graph, kind):
+        kind = DType.FLOAT32
     propagate(graph)
     before = graph.clone()
     statistics = apply_rules(graph, [case.rule()], keep=lambda value: False)
@@ -124,20 +130,28 @@ def check_instance(case: Case, seed: int) -> None:
     graph.verify()
     inputs = example_inputs(before, seed, {"n": 1 + seed % 5, "m": 1 + seed % 3})
     found = compare(run(graph, inputs), run(before, inputs))
-    assert found.within(1e-7 if double else 5e-6), (found, str(graph))
+    assert found.within(_BOUNDS[kind]), (kind, found, str(graph))
 
 
-def in_double_precision(graph: Graph, casts: bool = False) -> bool:
-    """Turns the floats of a graph into doubles; False when it has none, or casts, unless these are turned, too."""
+# Each is followed by one that every rule takes.
+_KINDS = (
+    DType.FLOAT16, DType.FLOAT64, DType.FLOAT32, DType.FLOAT64, DType.FLOAT32,
+    DType.BFLOAT16, DType.FLOAT64, DType.FLOAT32, DType.FLOAT64, DType.FLOAT32,
+)  # fmt: skip
+_BOUNDS = {DType.FLOAT64: 1e-7, DType.FLOAT32: 5e-6, DType.FLOAT16: 1e-2, DType.BFLOAT16: 8e-2}
+
+
+def in_precision(graph: Graph, kind: DType, casts: bool = False) -> bool:
+    """Turns float32 into another type; False when there is none, or are casts that are not to be turned, too."""
     for node in graph.walk():
         if node.op in ("QuantizeLinear", "DequantizeLinear") or (node.op == "Cast" and not casts):
             return False
         if node.op == "Cast" and node.attributes["to"] == DType.FLOAT32:
-            node.attributes["to"] = int(DType.FLOAT64)
+            node.attributes["to"] = int(kind)
     values = [v for v in [*graph.inputs, *graph.constants] if v.dtype is DType.FLOAT32]
     for value in values:
-        value.type = TensorType(DType.FLOAT64, value.shape)
-        value.data = None if value.data is None else value.data.double()
+        value.type = TensorType(kind, value.shape)
+        value.data = None if value.data is None else value.data.to(kind.torch)
     propagate_all(graph)
     return bool(values)
 

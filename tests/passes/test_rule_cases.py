@@ -6,12 +6,13 @@ from graphopt.pipeline import all_passes
 from graphopt.rewrite import RewritePass
 from tests.passes.fuse.conv_cases import CASES as CONVOLUTIONS
 from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
+from tests.passes.fuse.rotary_cases import CASES as ROTARY
 from tests.passes.fuse.rule_cases import CASES as FUSE
 from tests.passes.rule_cases import check, check_instance
 from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
 from tests.passes.simplify.selection_cases import CASES as SELECTIONS
 
-CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION]
+CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
