@@ -74,7 +74,7 @@ def _expand(e: Emitter, node: Node) -> Any:
     ]
     if None in sizes:
         return None
-    return e.method("expand", e.tensor(x), *sizes)
+    return e.method("expand", e.tensor(x), *sizes) if sizes else e.method("expand", e.tensor(x), ())
 
 
 def _slice(e: Emitter, node: Node) -> Any:

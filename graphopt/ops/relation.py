@@ -14,17 +14,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from functools import cache
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 
-from graphopt.ir import Dim, Node, Value
+from graphopt.ir import Dim, Node, Shape, Value
 
 DimRef: TypeAlias = tuple[Value, int]
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """A labelled axis of known extent."""
 
     label: str
@@ -119,61 +119,91 @@ def labels(
         attributes: attributes of the node that state the size of a label.
     """
     relation = Relation(attributes=dict(attributes or {}))
-    left, right = notation.split("->")
-    operands = list(zip(left.split(","), node.inputs, strict=False)) + list(
-        zip(right.split(","), node.outputs, strict=False)
-    )
-    for spec, value in operands:
-        spec = spec.strip()
-        if value is None or spec == "-" or value.shape is None:
-            continue
-        _label_operand(relation, value, spec, sizes or {}, reasons or {})
+    left, right = _operands(notation)
+    for specs, values in ((left, node.inputs), (right, node.outputs)):
+        for tokens, value in zip(specs, values, strict=False):
+            if value is not None and tokens is not None and (shape := value.shape) is not None:
+                _label_operand(relation, value, shape, tokens, sizes or {}, reasons or {})
     return relation
 
 
-def _label_operand(
-    relation: Relation, value: Value, spec: str, sizes: Mapping[str, Dim], reasons: Mapping[str, str]
-) -> None:
-    tokens = [match.group(0) for match in _TOKEN.finditer(spec)]
-    shape = value.shape or ()
-    spread = next((i for i, token in enumerate(tokens) if token in ("*", "...")), None)
+class _Token(NamedTuple):
+    """What the notation says of one dimension."""
+
+    text: str
+    names: tuple[str, ...]  # as written, with "!" where a label is frozen
+    spread: bool = False  # aligned from the right with the other operands: broadcast ones take no part
+
+
+@cache
+def _operands(notation: str) -> tuple[tuple[tuple[str, ...] | None, ...], ...]:
+    """The tokens of each operand, those of the inputs and those of the outputs; none for an operand ``-``."""
+    sides = [[spec.strip() for spec in side.split(",")] for side in notation.split("->")]
+    return tuple(
+        tuple(None if spec == "-" else tuple(m.group(0) for m in _TOKEN.finditer(spec)) for spec in side)
+        for side in sides
+    )
+
+
+@cache
+def _tokens(texts: tuple[str, ...], rank: int) -> tuple[_Token | None, ...]:
+    """A token for each of `rank` dimensions, none for frozen ones; more or fewer when they cannot be that many."""
+    spread = next((i for i, text in enumerate(texts) if text in ("*", "...")), None)
+    tokens = [None if text == "*" else _Token(text, tuple(text.strip("()").split())) for text in texts]
     if spread is not None:
-        count = len(shape) - (len(tokens) - 1)
-        fill = ["*"] * count if tokens[spread] == "*" else [f"~{count - k}" for k in range(count)]
-        tokens[spread : spread + 1] = fill
+        count = rank - (len(texts) - 1)
+        around = texts[spread] == "*"
+        tokens[spread : spread + 1] = [
+            None if around else _Token(f"~{count - k}", (f"~{count - k}",), True) for k in range(count)
+        ]
+    return tuple(tokens)
+
+
+def _label_operand(
+    relation: Relation, value: Value, shape: Shape, texts: tuple[str, ...], sizes: Mapping[str, Dim],
+    reasons: Mapping[str, str],
+) -> None:  # fmt: skip
+    tokens = _tokens(texts, len(shape))
     if len(tokens) != len(shape):
-        for token in tokens:
-            _freeze_names(relation, token, "an operand of another rank than expected")
+        for mismatched in tokens:
+            if mismatched is not None:
+                _freeze_names(relation, mismatched, "an operand of another rank than expected")
         return
     for dim, token in enumerate(tokens):
+        if token is None:
+            continue
         extent = shape[dim]
-        if token == "*":
-            continue
-        if token == "_" or (token.startswith("~") and extent == 1):
+        if token.text == "_" or (token.spread and extent == 1):
             relation.axes[value, dim] = ()
-            continue
-        if not isinstance(extent, int):
+        elif not isinstance(extent, int):
             _freeze_names(relation, token, "a size that is known only when the graph runs")
-            continue
-        names = token.strip("()").split()
-        axes = _axes(names, extent, sizes)
-        if axes is None:
-            _freeze_names(relation, token, f"a dimension of {extent} that does not factor as expected")
-            continue
-        relation.axes[value, dim] = axes
-        for name in names:
-            if name.startswith("!"):
-                relation.frozen[name.lstrip("!")] = reasons.get(name.lstrip("!"), "")
+        else:
+            _label_dimension(relation, (value, dim), extent, token, sizes, reasons)
 
 
-def _freeze_names(relation: Relation, token: str, reason: str) -> None:
+def _label_dimension(
+    relation: Relation, ref: DimRef, extent: int, token: _Token, sizes: Mapping[str, Dim], reasons: Mapping[str, str]
+) -> None:
+    axes = _axes(token.names, extent, sizes)
+    if axes is None:
+        _freeze_names(relation, token, f"a dimension of {extent} that does not factor as expected")
+        return
+    relation.axes[ref] = axes
+    for name in token.names:
+        if name.startswith("!"):
+            relation.frozen[name[1:]] = reasons.get(name[1:], "")
+
+
+def _freeze_names(relation: Relation, token: _Token, reason: str) -> None:
     """What one operand cannot say about a label keeps the other operands from losing its indices."""
-    if token not in ("*", "_"):
-        for name in token.strip("()").split():
+    if token.text != "_":
+        for name in token.names:
             relation.frozen.setdefault(name.lstrip("!"), reason)
 
 
 def _axes(names: Sequence[str], extent: int, sizes: Mapping[str, Dim]) -> tuple[Axis, ...] | None:
+    if len(names) == 1 and names[0] not in sizes and names[0][0] != "!":
+        return (Axis(names[0], extent),)
     plain = [name.lstrip("!") for name in names]
     known = {name: size for name in plain if isinstance(size := sizes.get(name), int)}
     open_names = [name for name in plain if name not in known]

@@ -13,6 +13,8 @@ from graphopt.ir import UNKNOWN, Dim, DType, Node, OptionalType, SequenceType, T
 from graphopt.ir import dims as D
 from graphopt.ops.infer import input_type, normalise_axis, static_integers
 from graphopt.ops.record import Operator, attribute, register
+from graphopt.ops.refinement import tie
+from graphopt.ops.relation import Relation, Shrinkage
 
 #: An element of a sequence: numbers, or strings in an object array.
 Item: TypeAlias = torch.Tensor | np.ndarray
@@ -160,6 +162,81 @@ def _part_extent(sizes: list[int] | None, extent: Dim) -> Dim:
     return sizes[0] if len(sizes) > 1 or (isinstance(extent, int) and extent % sizes[0] == 0) else None
 
 
+def _parts(node: Node) -> list[int] | None:
+    """Extents of the parts of SplitToSequence along its axis, where they are known and the axis stays."""
+    shape, sizes = node.operand(0).shape, node.input(1)
+    if shape is None or (sizes is None and not attribute(node, "keepdims")):
+        return None
+    extent = shape[normalise_axis(attribute(node, "axis"), len(shape), node)]
+    given = [1] if sizes is None else static_integers(sizes)
+    if not given or not isinstance(extent, int):
+        return None
+    if sizes is not None and sizes.rank == 1:
+        return given if sum(given) == extent else None
+    return [min(given[0], extent - begin) for begin in range(0, extent, given[0])] if given[0] > 0 else None
+
+
+def _part_taken(node: Node) -> tuple[Node, range] | None:
+    """The SplitToSequence that SequenceAt takes a part of, and the indices that are in it."""
+    source, position = node.operand(0).producer, static_integers(node.input(1))
+    if source is None or source.op != "SplitToSequence" or source.graph is not node.graph or not position:
+        return None
+    parts = _parts(source)
+    if parts is None or not -len(parts) <= position[0] < len(parts):
+        return None
+    place = position[0] % len(parts)
+    start = sum(parts[:place])
+    return source, range(start, start + parts[place])
+
+
+def infer_sequence_at(node: Node) -> list[ValueType]:
+    """Type rule of SequenceAt: that of an element; the very part of what was split, where it is known which."""
+    element, taken = element_type(node), _part_taken(node)
+    if taken is None or not isinstance(element, TensorType) or element.shape is None:
+        return [element]
+    axis = normalise_axis(attribute(taken[0], "axis"), len(element.shape), node)
+    return [element.with_shape((*element.shape[:axis], len(taken[1]), *element.shape[axis + 1 :]))]
+
+
+def relate_split_to_sequence(node: Node) -> Relation | None:
+    """A sequence has no dimensions: each SequenceAt relates its part to what was split."""
+    readers = [use.user for use in node.output.uses]
+    if not all(isinstance(user, Node) and user.op == "SequenceAt" and _part_taken(user) for user in readers):
+        return None
+    relation, x = Relation(), node.operand(0)
+    axis = normalise_axis(attribute(node, "axis"), x.rank or 0, node)
+    for dim in range(x.rank or 0):
+        tie(relation, f"d{dim}", (x, dim))
+    relation.axes[x, axis] = ()
+    return relation
+
+
+def relate_sequence_at(node: Node) -> Relation | None:
+    """The part is a selection of what was split, where it is known which."""
+    taken = _part_taken(node)
+    if taken is None:
+        return None
+    source, index = taken
+    relation, x, y = Relation(), source.operand(0), node.output
+    axis = normalise_axis(attribute(source, "axis"), x.rank or 0, source)
+    for dim in range(x.rank or 0):
+        if dim != axis:
+            tie(relation, f"d{dim}", (x, dim), (y, dim))
+    relation.select((y, axis), (x, axis), index)
+    return relation
+
+
+def shrink_split_to_sequence(node: Node, edit: Shrinkage) -> None:
+    """States the new extents of the parts."""
+    x, parts = node.operand(0), _parts(node)
+    kept = None if x.rank is None else edit.kept(x, normalise_axis(attribute(node, "axis"), x.rank, node))
+    if kept is None or parts is None:
+        return
+    bounds = torch.tensor([0, *np.cumsum(parts)])
+    node.set_inputs([x, node.input(1)])
+    edit.set_constant(node, 1, torch.searchsorted(kept, bounds).diff())
+
+
 def concat_from_sequence(items: Sequence[Item], *, axis: int, new_axis: int = 0) -> Item:
     """ONNX ConcatFromSequence: joined along `axis`, or stacked along a new one."""
     tensors = [item for item in items if isinstance(item, torch.Tensor)]
@@ -229,11 +306,17 @@ def _scalar(node: Node) -> list[ValueType]:
 register(
     Operator("SequenceEmpty", infer_sequence_empty, sequence_empty),
     Operator("SequenceConstruct", infer_sequence_construct, sequence_construct),
-    Operator("SequenceAt", lambda node: [element_type(node)], sequence_at),
+    Operator("SequenceAt", infer_sequence_at, sequence_at, relate_sequence_at),
     Operator("SequenceInsert", infer_sequence_insert, sequence_insert),
     Operator("SequenceErase", _same_sequence, sequence_erase),
     Operator("SequenceLength", _scalar, sequence_length),
-    Operator("SplitToSequence", infer_split_to_sequence, split_to_sequence),
+    Operator(
+        "SplitToSequence",
+        infer_split_to_sequence,
+        split_to_sequence,
+        relate_split_to_sequence,
+        shrink=shrink_split_to_sequence,
+    ),
     Operator("ConcatFromSequence", infer_concat_from_sequence, concat_from_sequence),
     Operator("Optional", infer_optional, optional),
     Operator("OptionalHasElement", lambda node: [TensorType(DType.BOOL, ())], optional_has_element),

@@ -54,12 +54,17 @@ class PredictedCost:
 
     def _constants(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the weights: elements in their fixed dimensions; their extents, padded by the number of extents; bits."""
-        of, none = self.coupling.extents.of, len(self.coupling.extents.sizes)
+        none = len(self.coupling.extents.sizes)
+
+        def of(value: Value, dim: int) -> int:
+            extent = self.coupling.extents.of(value, dim)
+            return none if extent is None else extent
+
         weights = [v for scope in self.coupling.graph.graphs() for v in scope.constants if is_weight(v) and v.uses]
         fixed, rows = [], []
         for value in weights:
             shape = [d if isinstance(d, int) else 0 for d in value.shape or ()]
-            extents = [of.get((value, dim), none) for dim in range(len(shape))]
+            extents = [of(value, dim) for dim in range(len(shape))]
             fixed.append(int(np.prod([s for s, e in zip(shape, extents, strict=True) if e == none], dtype=np.int64)))
             rows.append(extents)
         width = max((len(row) for row in rows), default=0)
@@ -126,7 +131,7 @@ class _Layers:
             if record is None or record.macs is None:
                 continue
             operands = [*(v for v in node.inputs if v is not None), *node.outputs]
-            if any(coupling.extents.of.get((v, dim)) in moving for v in operands for dim in range(v.rank or 0)):
+            if any(coupling.extents.of(v, dim) in moving for v in operands for dim in range(v.rank or 0)):
                 self._moving.append(_stand_in(node, coupling, record.macs))
             else:
                 self._constant += node_cost(node).macs or 0
@@ -141,7 +146,7 @@ def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim]
     def copy(value: Value) -> Value:
         if value not in shapes:
             shape = [_per_sample(dim) for dim in value.shape or ()]
-            extents = [coupling.extents.of.get((value, dim)) for dim in range(len(shape))]
+            extents = [coupling.extents.of(value, dim) for dim in range(len(shape))]
             shapes[value] = Value(value.tensor_type), shape, extents
         return shapes[value][0]
 
@@ -155,7 +160,7 @@ def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim]
     attributes = [
         (name, extent)
         for name, label in stated.items()
-        if name in node.attributes and (extent := coupling.extents.label_extents.get((node, label))) is not None
+        if name in node.attributes and (extent := coupling.extents.of_label(node, label)) is not None
     ]
     return _StandIn(twin, list(shapes.values()), attributes, macs)
 

@@ -29,7 +29,7 @@ def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
     marks = np.zeros((len(KINDS), coupling.atoms.components), dtype=bool)
     for node, relation in coupling.extents.relations.items():
         for label, kind in (*_of_products(node, relation, derived), *_of_normalisation(coupling, node, relation)):
-            extent = coupling.extents.label_extents.get((node, label))
+            extent = coupling.extents.of_label(node, label)
             if extent is not None:
                 for factor in coupling.atoms.factors[extent]:
                     marks[KINDS.index(kind), coupling.atoms.component[factor.atoms]] = True

@@ -160,7 +160,7 @@ def _components(coupling: ChannelCoupling, recipe: Recipe) -> np.ndarray:
         if name not in values:
             raise _misfit(f"the recipe prunes '{name}', which the model has not", name, values)
         for dim, indices in dims.items():
-            extent = coupling.extents.of.get((values[name], dim))
+            extent = coupling.extents.of(values[name], dim)
             size = 0 if extent is None else coupling.extents.sizes[extent]
             if extent is None or not indices or max(indices) >= size or min(indices) < 0:
                 raise DataError(

@@ -36,11 +36,11 @@ class Removal:
     # -- what a record's shrink may ask
 
     def kept(self, value: Value, dim: int) -> torch.Tensor | None:
-        extent = self.coupling.extents.of.get((value, dim))
+        extent = self.coupling.extents.of(value, dim)
         return None if extent is None else self.indices.get(extent)
 
     def old_size(self, value: Value, dim: int) -> Dim:
-        extent = self.coupling.extents.of.get((value, dim))
+        extent = self.coupling.extents.of(value, dim)
         if extent is not None:
             return self.coupling.extents.sizes[extent]
         return None if value.shape is None else value.shape[dim]
@@ -112,7 +112,7 @@ class Removal:
         if record.shrink is not None:
             record.shrink(node, self)
         for attribute, label in relation.attributes.items():
-            extent = self.coupling.extents.label_extents.get((node, label))
+            extent = self.coupling.extents.of_label(node, label)
             if extent in self.masks and attribute in node.attributes:
                 node.attributes[attribute] = int(self.masks[extent].sum())
 

@@ -49,7 +49,7 @@ def table(coupling):
 
 
 def extent_of(extents, value, dim):
-    return extents.of[value, dim]
+    return extents.of(value, dim)
 
 
 # -- extents
@@ -190,7 +190,7 @@ def test_gathered_channels_follow_their_index():
     (group,) = coupling.groups
     masks = coupling.keep_masks(group.components[:1])
     w, v = (next(c for c in net.graph.constants if c.name == name) for name in "wv")
-    gone = [np.flatnonzero(~masks[coupling.extents.of[ref]]).tolist() for ref in ((w, 1), (v, 0))]
+    gone = [np.flatnonzero(~masks[coupling.extents.of(*ref)]).tolist() for ref in ((w, 1), (v, 0))]
     assert gone == [[0], [2]]
 
 

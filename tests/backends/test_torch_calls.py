@@ -69,6 +69,7 @@ FORMS = [
     ("Squeeze", [X[:1, :1], [0, -3]], {}, ["squeeze"]),
     ("Unsqueeze", [X, [0, -1]], {}, ["unsqueeze", "unsqueeze"]),
     ("Expand", [X[:, :1], [1, 5, 1, 1]], {}, ["expand"]),
+    ("Expand", [X[0, 0, 0, 0], torch.zeros(0, dtype=torch.int64)], {}, ["expand"]),
     ("Slice", [X, [1, -5], [BIG, -1], [1, 3], [1, 2]], {}, [operator.getitem]),
     ("Concat", [X, X + 1], {"axis": 1}, [torch.cat]),
     ("Gather", [X, 2], {"axis": 1}, ["select"]),

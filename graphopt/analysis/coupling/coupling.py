@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from graphopt.analysis.cost import is_weight
 from graphopt.analysis.coupling.atoms import Atoms, Factor
 from graphopt.analysis.coupling.extents import find_extents
 from graphopt.ir import Graph, Value
@@ -79,10 +80,10 @@ class ChannelCoupling:
 
     @cached_property
     def _weighted(self) -> np.ndarray:
-        """Per component, whether it holds slices of constants."""
+        """Per component, whether it holds slices of weights: indices and masks alone are not worth removing."""
         weighted = np.zeros(self.atoms.components, dtype=bool)
         for extent in self.extents.related:
-            if any(value.is_constant for value, _ in self.extents.members[extent]):
+            if any(is_weight(value) for value, _ in self.extents.members[extent]):
                 for factor in self.atoms.factors[extent]:
                     weighted[self.atoms.component[factor.atoms]] = True
         return weighted

@@ -9,7 +9,7 @@ it is seen, row-major. This is the factor propagation of Shardy (OpenXLA), appli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,8 +17,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from graphopt.ir import Graph, Node, Value, captured
-from graphopt.ops import DimRef, Relation, record_of
+from graphopt.ir import Graph, Node, TensorType, Value, captured
+from graphopt.ops import Axis, DimRef, Relation, Selection, record_of
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,38 @@ class Extents:
     """The extents of a graph.
 
     Attributes:
-        of: extent of each dimension.
         members: the dimensions of each extent.
         sizes: number of indices of each extent.
-        cuts: strides (between 1 and the size, exclusive) at which each extent factors; each divides the next.
+        cuts: for extents that factor, the strides (between 1 and the size, exclusive) at which; each divides the next.
         products: relations between an extent and its factors.
         choices: relations between an extent and a selection of its indices.
         frozen: extents whose indices must all stay, with the reasons.
         related: extents that at least one operator relates to something (kernel windows, for one, are not).
-        label_extents: for each node the extent of each label of its relation.
         relations: the relation of each node that has one.
     """
 
-    of: dict[DimRef, int] = field(default_factory=dict)
-    members: list[list[DimRef]] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    cuts: list[set[int]] = field(default_factory=list)
-    products: list[Product] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
+    members: list[list[DimRef]]
+    sizes: list[int]
+    products: list[Product]
+    choices: list[Choice]
+    related: set[int]
+    relations: dict[Node, Relation]
+    cuts: dict[int, set[int]] = field(default_factory=dict)
     frozen: dict[int, str] = field(default_factory=dict)
-    related: set[int] = field(default_factory=set)
-    label_extents: dict[tuple[Node, str], int] = field(default_factory=dict)
-    relations: dict[Node, Relation] = field(default_factory=dict)
+    _places: dict[Value, list[int]] = field(default_factory=dict)
+    _labels: dict[Node, dict[str, int]] = field(default_factory=dict)
+    _of_axis: list[int] = field(default_factory=list)
+
+    def of(self, value: Value, dim: int) -> int | None:
+        """The extent of a dimension; ``None`` when its size is not a number, or is at most one."""
+        places = self._places.get(value, ())
+        axis = places[dim] if dim < len(places) else -1
+        return None if axis < 0 else self._of_axis[axis]
+
+    def of_label(self, node: Node, label: str) -> int | None:
+        """The extent of a label of a node's relation; ``None`` when it has none, or is of size one."""
+        axis = self._labels[node].get(label) if node in self._labels else None
+        return None if axis is None else self._of_axis[axis]
 
     def freeze(self, extent: int, reason: str) -> None:
         """Forbids removing indices; the first reason is kept."""
@@ -77,6 +87,8 @@ class Extents:
 
     def factors(self, extent: int) -> list[tuple[int, int]]:
         """(stride, size) of each factor, innermost first."""
+        if extent not in self.cuts:
+            return [(1, self.sizes[extent])]
         strides = [1, *sorted(self.cuts[extent]), self.sizes[extent]]
         return [(low, high // low) for low, high in pairwise(strides)]
 
@@ -93,9 +105,9 @@ class _Collector:
     """Numbers dimensions and labels ("axes"), and collects the relations between them."""
 
     def __init__(self, graph: Graph) -> None:
-        self.axes: dict[object, int] = {}
         self.sizes: list[int] = []
-        self.refs: list[DimRef | None] = []
+        self.places: dict[Value, list[int]] = {}
+        self.labels: dict[Node, dict[str, int]] = {}
         self.same: list[tuple[int, int]] = []
         self.products: list[tuple[int, int, int, int, Node]] = []
         self.choices: list[tuple[int, int, range | np.ndarray, Node, bool]] = []
@@ -108,36 +120,26 @@ class _Collector:
         for value, name in zip(graph.outputs, graph.output_names, strict=True):
             self.freeze_value(value, f"graph output '{name}'")
 
-    def dimension(self, ref: DimRef) -> int | None:
-        """The axis of a dimension; ``None`` when its extent is not a number, or is at most one."""
-        axis = self.axes.get(ref)
-        if axis is not None:
-            return axis
-        shape = ref[0].shape
-        size = None if shape is None or ref[1] >= len(shape) else shape[ref[1]]
-        if not isinstance(size, int) or size <= 1:
-            return None
-        return self._new(ref, size, ref)
-
-    def _new(self, key: object, size: int, ref: DimRef | None) -> int:
-        self.axes[key] = len(self.sizes)
-        self.sizes.append(size)
-        self.refs.append(ref)
-        return len(self.sizes) - 1
+    def axes(self, value: Value) -> list[int]:
+        """The axis of each dimension; -1 where its extent is not a number, or is at most one."""
+        found = self.places.get(value)
+        if found is None:
+            found = self.places[value] = []
+            for size in value.shape or ():
+                if isinstance(size, int) and size > 1:
+                    found.append(len(self.sizes))
+                    self.sizes.append(size)
+                else:
+                    found.append(-1)
+        return found
 
     def freeze_value(self, value: Value, reason: str) -> None:
-        for dim in range(value.rank or 0):
-            self.freeze((value, dim), reason)
-
-    def freeze(self, ref: DimRef, reason: str) -> None:
-        axis = self.dimension(ref)
-        if axis is not None:
-            self.frozen.append((axis, reason))
+        self.frozen += [(axis, reason) for axis in self.axes(value) if axis >= 0]
 
     def add_node(self, node: Node) -> None:
         operands = [value for value in node.inputs if value is not None] + list(node.outputs)
         record = record_of(node)
-        known = record is not None and record.relate is not None and all(v.shape is not None for v in operands)
+        known = record is not None and record.relate is not None and all(map(_has_rank, operands))
         relation = record.relate(node) if known and record is not None and record.relate is not None else None
         if relation is None:
             for value in [*operands, *captured(node)]:
@@ -147,38 +149,44 @@ class _Collector:
         self.add_relation(node, relation, operands)
 
     def add_relation(self, node: Node, relation: Relation, operands: Iterable[Value]) -> None:
-        seen = {ref for s in relation.selections for ref in (s.part, s.whole)}
-        for ref, labels in relation.axes.items():
-            axis = self.dimension(ref)
-            seen.add(ref)
-            if axis is not None:
-                self.add_labels(node, axis, [(each.label, each.size) for each in labels])
+        labels: dict[str, int] = {}
+        for (value, dim), axes in relation.axes.items():
+            axis = self.axes(value)[dim]
+            if axis >= 0:
+                self.add_labels(node, axis, axes, labels)
+        if labels:
+            self.labels[node] = labels
         for label, reason in relation.frozen.items():
-            axis = self.axes.get((node, label))
-            if axis is not None:
-                self.frozen.append((axis, f"{node.op}: {reason}" if reason else f"operator {node.op}"))
+            if label in labels:
+                self.frozen.append((labels[label], f"{node.op}: {reason}" if reason else f"operator {node.op}"))
         for selection in relation.selections:
-            part, whole = self.dimension(selection.part), self.dimension(selection.whole)
-            made_here = selection.whole[0].producer is node
-            if part is not None and whole is not None:
-                index = selection.index if isinstance(selection.index, range) else np.asarray(selection.index)
-                self.choices.append((part, whole, index, node, made_here))
-            elif whole is not None:  # a part of extent one cannot be emptied, so neither can its index
-                self.choices.append((-1, whole, np.asarray(selection.index), node, made_here))
+            self.add_selection(node, selection)
+        selected = {ref for each in relation.selections for ref in (each.part, each.whole)}
         for value in operands:
-            for dim in range(value.rank or 0):
-                if (value, dim) not in seen:
-                    self.freeze((value, dim), f"operator {node.op}")
+            for dim, axis in enumerate(self.axes(value)):
+                if axis >= 0 and (value, dim) not in relation.axes and (value, dim) not in selected:
+                    self.frozen.append((axis, f"operator {node.op}"))
 
-    def add_labels(self, node: Node, axis: int, labels: list[tuple[str, int]]) -> None:
-        high = self.sizes[axis]
-        for label, size in labels:
+    def add_selection(self, node: Node, selection: Selection) -> None:
+        part, whole = (self.axes(value)[dim] for value, dim in (selection.part, selection.whole))
+        if whole < 0:
+            return
+        made_here = selection.whole[0].producer is node
+        # A part of extent one cannot be emptied, so neither can its index.
+        contiguous = part >= 0 and isinstance(selection.index, range)
+        index = selection.index if contiguous else np.asarray(selection.index)
+        self.choices.append((part, whole, index, node, made_here))  # type: ignore[arg-type]
+
+    def add_labels(self, node: Node, axis: int, axes: Sequence[Axis], labels: dict[str, int]) -> None:
+        high = whole = self.sizes[axis]
+        for label, size in axes:
             low = high // size
             if size > 1:
-                inner = self.axes.get((node, label))
+                inner = labels.get(label)
                 if inner is None:
-                    inner = self._new((node, label), size, None)
-                if low == 1 and high == self.sizes[axis]:
+                    inner = labels[label] = len(self.sizes)
+                    self.sizes.append(size)
+                if size == whole:
                     self.same.append((axis, inner))
                 else:
                     self.products.append((axis, inner, low, high, node))
@@ -189,29 +197,32 @@ class _Collector:
         pairs = np.array(self.same, dtype=np.int64).reshape(-1, 2)
         links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
         number, of = connected_components(links, directed=False) if count else (0, np.zeros(0, dtype=np.int64))
-        extents = Extents(relations=self.relations)
-        extents.sizes = [0] * number
-        extents.members = [[] for _ in range(number)]
-        extents.cuts = [set() for _ in range(number)]
-        mapping = of.tolist()
-        for axis, extent in enumerate(mapping):
-            extents.sizes[extent] = self.sizes[axis]
-            ref = self.refs[axis]
-            if ref is not None:
-                extents.of[ref] = extent
-                extents.members[extent].append(ref)
-        for key, axis in self.axes.items():
-            if self.refs[axis] is None:
-                extents.label_extents[key] = mapping[axis]  # type: ignore[index]
-                extents.related.add(mapping[axis])
-        extents.products = [Product(mapping[w], mapping[p], low, high, n) for w, p, low, high, n in self.products]
-        extents.choices = [
+        sizes = np.zeros(number, dtype=np.int64)
+        sizes[of] = self.sizes
+        mapping: list[int] = of.tolist()
+        members: list[list[DimRef]] = [[] for _ in range(number)]
+        for value, places in self.places.items():
+            for dim, axis in enumerate(places):
+                if axis >= 0:
+                    members[mapping[axis]].append((value, dim))
+        choices = [
             Choice(mapping[p] if p >= 0 else -1, mapping[w], index, n, made) for p, w, index, n, made in self.choices
         ]
-        extents.related.update(c.whole for c in extents.choices)
+        related = {mapping[axis] for labels in self.labels.values() for axis in labels.values()}
+        related.update(choice.whole for choice in choices)
+        products = [Product(mapping[w], mapping[p], low, high, n) for w, p, low, high, n in self.products]
+        extents = Extents(
+            members, sizes.tolist(), products, choices, related, self.relations,
+            _places=self.places, _labels=self.labels, _of_axis=mapping,
+        )  # fmt: skip
         for axis, reason in self.frozen:
             extents.freeze(mapping[axis], reason)
         return extents
+
+
+def _has_rank(value: Value) -> bool:
+    """False for a tensor of which not even the rank is known; sequences have no dimensions to relate."""
+    return value.shape is not None or not isinstance(value.type, TensorType)
 
 
 def _propagate_cuts(extents: Extents) -> None:
@@ -240,14 +251,14 @@ def _propagate_cuts(extents: Extents) -> None:
 
 def _add_cut(extents: Extents, extent: int, stride: int) -> bool:
     """Adds a cut; False when it is there already, or does not fit the others (then the extent freezes)."""
-    size, cuts = extents.sizes[extent], extents.cuts[extent]
+    size, cuts = extents.sizes[extent], extents.cuts.get(extent, set())
     if stride in (1, size) or stride in cuts:
         return False
     chain = sorted({1, *cuts, stride, size})
     if any(high % low for low, high in pairwise(chain)):
         extents.freeze(extent, f"a dimension of {size} is split in ways that do not nest")
         return False
-    cuts.add(stride)
+    extents.cuts.setdefault(extent, set()).add(stride)
     return True
 
 

@@ -323,3 +323,37 @@ def test_reduction_that_is_claimed_is_there():
     assert (entry.before.weights, entry.after.weights) == (before.weights, after.weights)
     assert after.weights < before.weights / 2
     assert after.macs < before.macs / 2
+
+
+@pytest.mark.parametrize(("sizes", "positions"), [([4, 2, 6], (0, 2)), ([4, 2, 6], (-1, 1)), (6, (1, 0))])
+def test_sequences_of_parts_are_pruned_as_splits_are(sizes, positions):
+    net = Net(2, 6)
+    parts = net.add(
+        "SplitToSequence", net.linear(net.x, "wide", 12), net.graph.add_constant(torch.tensor(sizes)), axis=1
+    )
+    taken = [net.add("SequenceAt", parts, net.graph.add_constant(torch.tensor(at))) for at in positions]
+    graph = net.done(*(net.linear(part, f"head{number}", 3) for number, part in enumerate(taken)))
+    lengths = [part.shape[1] for part in taken]
+    kept = prune(graph, "ratio=0.5").kept
+    for number, length in enumerate(lengths):
+        assert len(kept[f"head{number}.weight"][0]) == length // 2
+    assert 6 <= len(kept["wide.weight"][1]) < 12
+    assert run(graph, [torch.randn(2, 6)])[0].shape == (2, 3)
+
+
+def test_a_sequence_whose_part_is_chosen_by_the_run_freezes_what_was_split():
+    net = Net(2, 6)
+    at = net.graph.add_input("at", TensorType(DType.INT64, ()))
+    parts = net.add("SplitToSequence", net.linear(net.x, "wide", 12), net.graph.add_constant(torch.tensor(4)), axis=1)
+    graph = net.done(net.linear(net.add("SequenceAt", parts, at), "head", 3))
+    with pytest.raises(PassError, match="nothing can be pruned"):
+        prune(graph)
+
+
+def test_indices_alone_are_not_worth_pruning():
+    net = Net(2, 6)
+    table = net.graph.add_constant(torch.arange(64), "positions")
+    places = net.add("Slice", table, *(net.graph.add_constant(torch.tensor([n])) for n in (0, 2)))
+    rows = net.add("Gather", net.w("embedding", 64, 6), places)
+    graph = net.done(net.linear(net.add("Add", net.linear(net.x, "wide", 6), rows), "head", 3))
+    assert "positions" not in prune(graph).kept

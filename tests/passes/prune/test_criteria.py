@@ -59,7 +59,7 @@ def scores_of(graph, name, parameter, data=None, reduction="sum", **options):
     """Scores of the group that cuts `parameter`'s dimension 0, in the order of its channels."""
     coupling = ChannelCoupling(graph)
     weight = weight_of(graph, parameter)
-    factor = coupling.atoms.factors[coupling.extents.of[weight, 0]][0]
+    factor = coupling.atoms.factors[coupling.extents.of(weight, 0)][0]
     evidence = Evidence(Context(graph, data, **options), graph)
     scores, notes = score_components(coupling, find_criterion(name), evidence, coupling.groups, reduction)
     return scores[coupling.atoms.component[factor.atoms]], notes
