@@ -18,6 +18,7 @@ from graphopt.backends.torch_sync import bindings, tensors_of
 from graphopt.errors import DataError, PassError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops import record_of
+from graphopt.passes.prune.criteria.curvature import diagonal
 from graphopt.passes.train.calls import call_flat
 from graphopt.passes.train.losses import classification
 from graphopt.pipeline import Batch, Context
@@ -73,12 +74,13 @@ class Evidence:
     def curvatures(self) -> Mapping[Value, torch.Tensor]:
         """For each float weight an estimate of ``d2L/dw2``. Raises DataError without labels.
 
-        Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007): the mean of ``v * Hv`` over random signs v.
+        Hutchinson's estimator (see `graphopt.passes.prune.criteria.curvature`): one backward pass per batch, and at
+        least `PROBES` passes through that one, spread over the batches.
         """
         generator = torch.Generator().manual_seed(self.seed)
 
         def measure(loss: torch.Tensor, leaves: Sequence[torch.Tensor], count: int) -> list[torch.Tensor | None]:
-            return _diagonal(loss, leaves, -(-PROBES // count), generator)
+            return diagonal(loss, leaves, -(-PROBES // count), generator)
 
         return self._mean("hessian", measure)
 
@@ -183,10 +185,8 @@ def _by_value(graph: Graph, found: Mapping[str, torch.Tensor]) -> Iterator[tuple
             yield binding.value, packed.float()
 
 
-def _grad(
-    loss: torch.Tensor, leaves: Sequence[torch.Tensor], create_graph: bool = False
-) -> tuple[torch.Tensor | None, ...]:
-    return torch.autograd.grad(loss, leaves, allow_unused=True, create_graph=create_graph)
+def _grad(loss: torch.Tensor, leaves: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+    return torch.autograd.grad(loss, leaves, allow_unused=True)
 
 
 def _abs(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -195,32 +195,6 @@ def _abs(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 def _square(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.square()
-
-
-def _diagonal(
-    loss: torch.Tensor, leaves: Sequence[torch.Tensor], probes: int, generator: torch.Generator
-) -> list[torch.Tensor | None]:
-    sums: list[torch.Tensor | None] = [None] * len(leaves)
-    try:
-        first = _grad(loss, leaves, create_graph=True)
-        live = [k for k, g in enumerate(first) if g is not None and g.requires_grad]
-        gradients = [g for k, g in enumerate(first) if k in set(live) and g is not None]
-        for _ in range(probes if live else 0):
-            signs = [torch.randint(0, 2, g.shape, generator=generator).to(g) * 2 - 1 for g in gradients]
-            products = torch.autograd.grad(
-                gradients, [leaves[k] for k in live], signs, retain_graph=True, allow_unused=True
-            )
-            for k, sign, product in zip(live, signs, products, strict=True):
-                if product is not None:
-                    step = sign * product / probes
-                    before = sums[k]
-                    sums[k] = step if before is None else before + step
-    except (RuntimeError, NotImplementedError) as error:
-        raise PassError(
-            f"the loss cannot be differentiated twice: {error}", where="criterion=hessian",
-            hint="take obd-c, which needs first derivatives only",
-        ) from error  # fmt: skip
-    return sums
 
 
 def _plain_attention() -> AbstractContextManager[None]:
