@@ -9,6 +9,7 @@ from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.affine import batch_norm, of_batch_norm
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.fuse.linear import Linear, LinearRule, convolution, product
+from graphopt.passes.fuse.quantized import QuantizedConvBatchNorm
 from graphopt.pipeline import register
 from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Var
 
@@ -60,5 +61,5 @@ class FuseConvBatchNorm(FusePass):
     BatchNormalization's parameters and buffers go.
     """
 
-    rules = (ConvBatchNorm, LinearBatchNorm)
+    rules = (ConvBatchNorm, LinearBatchNorm, QuantizedConvBatchNorm)
     looks_for = frozenset({"BatchNormalization"})

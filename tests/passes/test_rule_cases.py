@@ -9,10 +9,11 @@ from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
 from tests.passes.fuse.rotary_cases import CASES as ROTARY
 from tests.passes.fuse.rule_cases import CASES as FUSE
 from tests.passes.rule_cases import check, check_instance
+from tests.passes.simplify.quantized_cases import CASES as QUANTIZED
 from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
 from tests.passes.simplify.selection_cases import CASES as SELECTIONS
 
-CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY]
+CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

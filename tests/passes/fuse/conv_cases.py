@@ -1,7 +1,10 @@
 """Matches and near misses of the rules that make one convolution of several."""
 
+import torch
+
 from graphopt.passes.fuse import fuse_branches as B
 from graphopt.passes.fuse import fuse_conv_conv as C
+from graphopt.passes.fuse import quantized as Q
 from tests.passes.rule_cases import Cases
 
 CASES = Cases()
@@ -196,3 +199,41 @@ def wide_or_padded_beside_transposed(d):
 @miss(C.PointwiseConvTranspose, reason="more multiplications")
 def pointwise_that_widens(d):
     return d.Conv(d.ConvTranspose(_x(d), d.weight(4, 2, 3, 3)), d.weight(9, 2, 1, 1))
+
+
+# -- quantized weights
+
+
+def _stored(d, *shape, axis=None, scale=None):
+    integers = d.constant(torch.randint(-127, 128, shape, generator=d.generator).to(torch.int8))
+    if axis is None:
+        return d.DequantizeLinear(integers, d.full(0.01), d.full(2, dtype=torch.int8))
+    zeros = d.full(0, shape[axis], dtype=torch.int8)
+    return d.DequantizeLinear(integers, d.weight(shape[axis], positive=True), zeros, axis=axis)
+
+
+@match(Q.QuantizedConvBatchNorm, 3)
+def quantized_convolutions_with_bn(d):
+    c = d.size(4)
+    x = _x(d, c)
+    vector = d.Conv(x, _stored(d, 6, c, 3, 3, axis=0), d.weight(6), **SAME)
+    turned = d.ConvTranspose(x, _stored(d, c, 5, 2, 2, axis=1), strides=[2, 2])
+    return d.bn(vector, 6), d.bn(d.Conv(x, _stored(d, 5, c, 1, 1)), 5), d.bn(turned, 5)
+
+
+@miss(Q.QuantizedConvBatchNorm, reason="not positive")
+def bn_that_turns_signs(d):
+    y = d.Conv(_x(d), _stored(d, 6, 4, 3, 3, axis=0))
+    vectors = [d.full(-1, 6), d.weight(6), d.weight(6), d.weight(6, positive=True)]
+    return d.BatchNormalization(y, *vectors)
+
+
+@miss(Q.QuantizedConvBatchNorm, reason="do not go with the output")
+def scales_of_the_input_channels(d):
+    return d.bn(d.Conv(_x(d), _stored(d, 4, 4, 3, 3, axis=1)), 4)
+
+
+@miss(Q.QuantizedConvBatchNorm, reason="used elsewhere")
+def quantized_weights_of_two_layers(d):
+    x, w = _x(d), _stored(d, 4, 4, 1, 1, axis=0)
+    return d.bn(d.Conv(x, w), 4), d.Conv(d.Relu(x), w)
