@@ -16,12 +16,16 @@ from graphopt.ops import execute
 #: Sees a node and the results of its computation, and may replace them.
 Hook: TypeAlias = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
+#: Computes a node from its arguments in a way of its own, or leaves it to its operator with ``None``.
+Instead: TypeAlias = Callable[[Node, Sequence[Any]], "tuple[Any, ...] | None"]
+
 
 def run(
     graph: Graph,
     inputs: Sequence[Any] | Mapping[str, Any],
     *,
     hook: Hook | None = None,
+    instead: Instead | None = None,
     constants: Mapping[Value, torch.Tensor] | None = None,
 ) -> list[Any]:
     """Computes the outputs of `graph`.
@@ -30,6 +34,7 @@ def run(
         graph: the outermost graph.
         inputs: tensors or numpy arrays by position or by input name; inputs with a default may be left out.
         hook: called after each node of the outermost graph.
+        instead: asked before each node of the outermost graph is computed.
         constants: tensors to use in place of the data of some constants.
 
     Returns:
@@ -42,7 +47,7 @@ def run(
     env: dict[Value, Any] = dict(constants or {})
     env.update(bind_inputs(graph, inputs))
     with torch.no_grad():
-        return _run(graph, env, hook)
+        return _run(graph, env, hook, instead)
 
 
 def values_of(
@@ -94,11 +99,12 @@ def _as_tensor(item: Any) -> Any:
     return torch.from_numpy(item if item.flags.writeable else item.copy()) if is_numbers else item
 
 
-def _run(graph: Graph, env: dict[Value, Any], hook: Hook | None) -> list[Any]:
+def _run(graph: Graph, env: dict[Value, Any], hook: Hook | None, instead: Instead | None = None) -> list[Any]:
     remaining = _reads(graph)
     for node in graph.nodes:
         arguments = [None if value is None else _lookup(value, env) for value in node.inputs]
-        results = _execute(node, arguments, env)
+        given = instead(node, arguments) if instead is not None else None
+        results = _execute(node, arguments, env) if given is None else given
         if hook is not None:
             results = hook(node, results)
         for value, result in zip(node.outputs, results, strict=False):

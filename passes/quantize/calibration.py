@@ -41,14 +41,14 @@ def observe(
 
     def see(value: Value, tensor: torch.Tensor) -> None:
         if value in watched:
-            _check_finite(value, tensor)
             watched[value].see(tensor)
+            _check_finite(value, watched[value])
 
     for inputs in samples:
         run_float(graph, inputs, see)
-    for value, observer in watched.items():
+    for value in watched:
         if value.is_constant and value.data is not None:
-            observer.see(value.data)
+            see(value, value.data)
     return observers
 
 
@@ -63,45 +63,27 @@ def run_float(
         see: is shown every value.
         keep: Q and DQ nodes that do their work all the same.
     """
-    bound = bind_inputs(graph, inputs)
-    for value, tensor in bound.items():
+    for value, tensor in bind_inputs(graph, inputs).items():
         see(value, tensor)
-    return run(graph, inputs, hook=_Through(bound, see, keep))
+
+    def passed(node: Node, arguments: Sequence[Any]) -> tuple[Any, ...] | None:
+        """What a Q or DQ lets through: floats, but not the integers of weights that are packed."""
+        if node.op not in _QUANTIZERS or node.domain or node in keep or not arguments[0].is_floating_point():
+            return None
+        return (arguments[0],)
+
+    def show(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        if node.op not in _QUANTIZERS or node.domain:
+            for value, result in zip(node.outputs, results, strict=False):
+                see(value, result)
+        return results
+
+    return run(graph, inputs, hook=show, instead=passed)
 
 
-def _check_finite(value: Value, tensor: torch.Tensor) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+def _check_finite(value: Value, observer: Observer) -> None:
+    if not observer.finite:
         raise DataError(
             "an activation holds NaN or infinity", where=value.name,
             hint=f"check the data and the model, or leave this tensor float: ignore={value.name}",
         )  # fmt: skip
-
-
-class _Through:
-    """Executor hook: makes Q and DQ pass their input through, and shows the results of all other nodes."""
-
-    def __init__(self, known: dict[Value, Any], see: See, keep: Container[Node]) -> None:
-        self.known = known  # what Q and DQ still have to read
-        self.see = see
-        self.keep = keep
-
-    def __call__(self, node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-        if node in self.keep:
-            pass
-        elif node.op in _QUANTIZERS and not node.domain:
-            results = self._passed(node, results)
-        else:
-            for value, result in zip(node.outputs, results, strict=False):
-                self.see(value, result)
-        for value, result in zip(node.outputs, results, strict=False):
-            if any(user.op in _QUANTIZERS for user in value.users):
-                self.known[value] = result
-        return results
-
-    def _passed(self, node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-        source = node.operand(0)
-        last = not any(user.op in _QUANTIZERS and node.is_before(user) for user in source.users)
-        tensor = self.known.pop(source, None) if last else self.known.get(source)
-        if tensor is None:
-            tensor = source.data
-        return (tensor,) if tensor is not None and tensor.is_floating_point() else results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -15,6 +16,11 @@ Range = tuple[torch.Tensor, torch.Tensor]
 class Observer(Protocol):
     """Sees the values of one tensor, sample by sample."""
 
+    @property
+    def finite(self) -> bool:
+        """False once NaN or infinity was among the values."""
+        ...
+
     def see(self, values: torch.Tensor) -> None: ...
 
     def range(self, scheme: Scheme) -> Range:
@@ -26,13 +32,15 @@ class MinMax:
     """The least and the greatest value ever seen."""
 
     def __init__(self) -> None:
-        self.low = float("inf")
-        self.high = float("-inf")
+        self.low = math.inf
+        self.high = -math.inf
+        self.finite = True
 
     def see(self, values: torch.Tensor) -> None:
         if values.numel():
-            low, high = torch.aminmax(values)
-            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+            low, high = (float(end) for end in torch.aminmax(values))  # NaN, where there is one
+            self.finite &= math.isfinite(low) and math.isfinite(high)
+            self.low, self.high = min(self.low, low), max(self.high, high)
 
     def range(self, scheme: Scheme) -> Range:
         low, high = (self.low, self.high) if self.low <= self.high else (0.0, 0.0)
@@ -59,18 +67,23 @@ class Histogram:
 
     def see(self, values: torch.Tensor) -> None:
         self.exact.see(values)
-        data = values.detach().float().flatten()
-        data = data[data != 0]
-        self.zeros += values.numel() - data.numel()
-        if not data.numel():
-            return
         largest = max(abs(self.exact.low), abs(self.exact.high))
+        if not values.numel() or not self.finite or largest == 0:
+            self.zeros += values.numel()
+            return
         if self.width == 0.0:
             self.width = largest / self.half
         while largest > self.width * self.half:
             self._double()
-        span = self.width * self.half
-        self.counts += torch.histc(data, len(self.counts), -span, span).double()
+        data = values.detach().float().flatten()
+        # Truncated towards zero: 0 for a zero, 1 for what lies in the first bin above it, -1 below, and so on.
+        places = (data / self.width).add_(data.sign()).to(torch.int32).add_(self.half + 1)
+        counts = torch.bincount(places, minlength=2 * self.half + 3).double()
+        counts[1] += counts[0]  # the ends themselves
+        counts[-2] += counts[-1]
+        self.zeros += int(counts[self.half + 1])
+        self.counts[: self.half] += counts[1 : self.half + 1]
+        self.counts[self.half :] += counts[self.half + 2 : -1]
 
     def _double(self) -> None:
         merged = self.counts.view(-1, 2).sum(1)
@@ -78,6 +91,10 @@ class Histogram:
         quarter = self.half // 2
         self.counts[quarter : quarter + len(merged)] = merged
         self.width *= 2
+
+    @property
+    def finite(self) -> bool:
+        return self.exact.finite
 
     @property
     def edges(self) -> torch.Tensor:
