@@ -1,9 +1,11 @@
 """Passes that win back what quantization loses."""
 
 from graphopt.passes.quantize.recovery.adaround import AdaRound
+from graphopt.passes.quantize.recovery.awq import Awq
 from graphopt.passes.quantize.recovery.correct_bias import CorrectBias
 from graphopt.passes.quantize.recovery.equalize import Equalize
 from graphopt.passes.quantize.recovery.gptq import Gptq
 from graphopt.passes.quantize.recovery.limit_drop import LimitDrop
+from graphopt.passes.quantize.recovery.mixed import InsertMixedQDQ
 
-__all__ = ["AdaRound", "CorrectBias", "Equalize", "Gptq", "LimitDrop"]
+__all__ = ["AdaRound", "Awq", "CorrectBias", "Equalize", "Gptq", "InsertMixedQDQ", "LimitDrop"]

@@ -13,7 +13,7 @@ from graphopt.ops import record_of
 from graphopt.passes.quantize.calibration import run_float
 
 #: Squared errors and squares of outputs, summed.
-_Powers: TypeAlias = tuple[float, float]
+Powers: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _is_absorbed(node: Node) -> bool:
 def output_noise(graph: Graph, samples: Iterable[Sequence[torch.Tensor]]) -> float:
     """Noise of the outputs that all pairs make together, as a part of the outputs' power."""
     everything = _quantizers(graph)
-    return _ratio(_powers(graph, inputs, run_float(graph, inputs), everything) for inputs in samples)
+    return noise_ratio(_powers(graph, inputs, run_float(graph, inputs), everything) for inputs in samples)
 
 
 def effects(
@@ -93,7 +93,7 @@ def effects(
     for node in progress(nodes, "weighing layers", len(nodes)):
         own = {*_pairs_read(node), *_pairs_given(node)}
         alone, without = (
-            _ratio(_powers(graph, inputs, exact, keep) for inputs, exact in zip(samples, wanted, strict=True))
+            noise_ratio(_powers(graph, inputs, exact, keep) for inputs, exact in zip(samples, wanted, strict=True))
             for keep in (own, everything - own)
         )
         found.append(Effect(node, alone, without))
@@ -104,17 +104,23 @@ def _quantizers(graph: Graph) -> set[Node]:
     return {each for node in quantized_nodes(graph) for each in _pairs_read(node)}
 
 
-def _powers(graph: Graph, inputs: Sequence[torch.Tensor], exact: Sequence[Any], keep: set[Node]) -> _Powers:
+def _powers(graph: Graph, inputs: Sequence[torch.Tensor], exact: Sequence[Any], keep: set[Node]) -> Powers:
+    return powers(run_float(graph, inputs, keep=keep), exact)
+
+
+def powers(results: Sequence[Any], exact: Sequence[Any]) -> Powers:
+    """Squared errors of float outputs, summed, and their squares, summed."""
     noise = signal = 0.0
-    for got, want in zip(run_float(graph, inputs, keep=keep), exact, strict=True):
+    for got, want in zip(results, exact, strict=True):
         if isinstance(want, torch.Tensor) and want.is_floating_point():
             noise += float((got.double() - want.double()).square().sum())
             signal += float(want.double().square().sum())
     return noise, signal
 
 
-def _ratio(powers: Iterable[_Powers]) -> float:
-    noise, signal = (sum(each) for each in zip(*powers, strict=True))
+def noise_ratio(found: Iterable[Powers]) -> float:
+    """Noise as a part of the outputs' power, over several samples."""
+    noise, signal = (sum(each) for each in zip(*found, strict=True))
     if signal == 0:
         return 0.0 if noise == 0 else float("inf")
     return float(noise / signal)

@@ -73,9 +73,9 @@ class Equalize(Pass):
     def _factors(self, group: ChannelGroup, ranges: Mapping[Value, torch.Tensor]) -> torch.Tensor:
         activations = torch.stack([ranges[layer.node.operand(0)] for layer in group.readers]).amax(0)
         if all(_reads_alone(layer) for layer in group.readers):
-            return _even(activations)
+            return even(activations)
         weights = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
-        return _even(activations.pow(self.strength) / weights.pow(1 - self.strength))
+        return even(activations.pow(self.strength) / weights.pow(1 - self.strength))
 
 
 def activation_ranges(
@@ -117,7 +117,7 @@ def _by_weights(groups: list[ChannelGroup]) -> list[float]:
         for number, group in enumerate(groups):
             made = torch.stack([_output_ranges(layer) for layer in group.makers]).amax(0)
             read = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
-            moved.append(_apply(group, _even((made / read).sqrt(), centred=False)))
+            moved.append(_apply(group, even((made / read).sqrt(), centred=False)))
             largest[number] *= moved[-1]
         if max(moved, default=1.0) <= 1 + _SETTLED:
             break
@@ -132,7 +132,7 @@ def _apply(group: ChannelGroup, factors: torch.Tensor) -> float:
     return largest
 
 
-def _even(factors: torch.Tensor, centred: bool = True) -> torch.Tensor:
+def even(factors: torch.Tensor, centred: bool = True) -> torch.Tensor:
     """Factors made safe: 1 for dead channels, around 1 in the geometric mean, and bounded."""
     usable = torch.isfinite(factors) & (factors > 0)
     factors = torch.where(usable, factors, torch.ones_like(factors))
@@ -164,6 +164,3 @@ def _largest_by(layer: Layer, channel: torch.Tensor, count: int) -> torch.Tensor
     weight = layer.linear.numbers().abs()
     index = channel.expand_as(weight).long().flatten()
     return torch.zeros(count, dtype=torch.float64).scatter_reduce(0, index, weight.flatten(), "amax")
-
-
-__all__ = ["Equalize", "activation_ranges"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from graphopt.ops.windows import Windows, window
 from graphopt.passes.quantize.recovery.layers import Layer
 from graphopt.runtime import run
 from graphopt.runtime.executor import bind_inputs
+
+T = TypeVar("T")
 
 #: Layers are taken together as long as their moments need no more than this many bytes.
 _AT_ONCE = 512 << 20
@@ -43,17 +45,16 @@ def weight_of(layer: Layer, matrix: torch.Tensor) -> torch.Tensor:
     return matrix[0] if linear.transposed else matrix[0].t().contiguous()
 
 
-def chunks(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
-    """The layers in order, as many at a time as memory allows."""
-    chunk: list[Layer] = []
+def chunks(items: Sequence[T], layers_in: Callable[[T], Sequence[Layer]]) -> Iterator[list[T]]:
+    """The items in order, as many at a time as memory allows for the moments of the layers in them."""
+    chunk: list[T] = []
     size = 0
-    for layer in layers:
-        groups, _, width = _matrix_shape(layer)
-        needed = 8 * groups * width**2
+    for item in items:
+        needed = sum(8 * groups * width**2 for groups, _, width in map(_matrix_shape, layers_in(item)))
         if chunk and size + needed > _AT_ONCE:
             yield chunk
             chunk, size = [], 0
-        chunk.append(layer)
+        chunk.append(item)
         size += needed
     if chunk:
         yield chunk

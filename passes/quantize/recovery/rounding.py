@@ -92,7 +92,7 @@ def round_layers(graph: Graph, context: Context, batches: int, rounder: Rounder,
         )  # fmt: skip
     before = after = 0.0
     better = 0
-    for chunk in context.progress(list(chunks(layers)), what, None):
+    for chunk in context.progress(list(chunks(layers, lambda layer: [layer])), what, None):
         samples = (batch.inputs for number, batch in enumerate(context.data) if not batches or number < batches)
         moments = second_moments(graph, chunk, samples)
         for layer in chunk:
