@@ -30,13 +30,13 @@ WIDTH, DEPTH, HEADS = 128, 4, 4
 
 FORMATS = {
     "one scale per output": "",
-    "one scale per 32 inputs": "block=32",
+    "one scale per 32 inputs": ",block=32",
 }
 WAYS = {
-    "nearest": "insert-weight-qdq{{bits=4,{0}operators=MatMul+Gemm}},pack-weights",
-    "AWQ": "awq{{bits=4,{0}}},insert-weight-qdq{{bits=4,{0}operators=MatMul+Gemm}},pack-weights",
-    "GPTQ": "insert-weight-qdq{{bits=4,{0}operators=MatMul+Gemm}},gptq,pack-weights",
-    "AWQ + GPTQ": "awq{{bits=4,{0}}},insert-weight-qdq{{bits=4,{0}operators=MatMul+Gemm}},gptq,pack-weights",
+    "nearest": "insert-weight-qdq{{bits=4{0},operators=[MatMul,Gemm]}},pack-weights",
+    "AWQ": "awq{{bits=4{0}}},insert-weight-qdq{{bits=4{0},operators=[MatMul,Gemm]}},pack-weights",
+    "GPTQ": "insert-weight-qdq{{bits=4{0},operators=[MatMul,Gemm]}},gptq,pack-weights",
+    "AWQ + GPTQ": "awq{{bits=4{0}}},insert-weight-qdq{{bits=4{0},operators=[MatMul,Gemm]}},gptq,pack-weights",
 }
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     for name, given in FORMATS.items():
         for way, pipeline in WAYS.items():
             graph = plain.clone()
-            go.optimize(graph, pipeline.format(given and given + ","), data)
+            go.optimize(graph, pipeline.format(given), data)
             path = options.out / "quantized.onnx"
             go.save(graph, path)
             found = perplexity(path, test)
