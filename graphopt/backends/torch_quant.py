@@ -15,6 +15,7 @@ import torch
 from graphopt.backends.torch_form import Weight
 from graphopt.ir import DType, Node, Value
 from graphopt.ops import attribute
+from graphopt.ops.quant import spread
 
 if TYPE_CHECKING:
     from graphopt.backends.torch_emit import Emitter
@@ -99,7 +100,8 @@ def quantizer_of(node: Node) -> Node | None:
     if quantizer is None or quantizer.op != "QuantizeLinear" or quantizer.domain:
         return None
     alike = all(_same_constant(quantizer.input(i), node.input(i)) for i in (1, 2))
-    return quantizer if alike and attribute(quantizer, "axis") == attribute(node, "axis") else None
+    along = all(attribute(quantizer, name) == attribute(node, name) for name in ("axis", "block_size"))
+    return quantizer if alike and along else None
 
 
 def dequantized_weight(node: Node) -> Weight | None:
@@ -145,8 +147,8 @@ def emit_dequantize(emitter: Emitter, node: Node) -> Any:
 
 def _fake_quantize(emitter: Emitter, node: Node, x: Any, dtype: DType) -> Any:
     grid = grid_of(node, dtype)
-    if grid is None or dtype.bits > 16:
-        return None
+    if grid is None or dtype.bits > 16 or _is_learned(node):
+        return _straight_through(emitter, node, x, dtype)
     stem = node.operand(1).name or "scale"
     scale = emitter.buffer(grid.scale, stem)
     zero = emitter.buffer(grid.zero_point, getattr(node.input(2), "name", "") or stem + "_zero_point")
@@ -157,4 +159,72 @@ def _fake_quantize(emitter: Emitter, node: Node, x: Any, dtype: DType) -> Any:
     return emitter.call(torch.fake_quantize_per_channel_affine, x, scale, zero, axis, grid.low, grid.high)
 
 
-__all__ = ["Grid", "dequantized_weight", "emit_dequantize", "grid_of", "quantizer_of"]
+def _is_learned(node: Node) -> bool:
+    parameter = node.operand(1).parameter
+    return parameter is not None and not parameter.buffer and parameter.requires_grad
+
+
+def _straight_through(emitter: Emitter, node: Node, x: Any, dtype: DType) -> Any:
+    """The pairs that torch has no operator for: blocked ones, those with a learned scale, float8."""
+    scale, zero = node.operand(1), node.input(2)
+    constant = scale.is_constant and (zero is None or zero.is_constant)
+    if not constant or (dtype.bits > 16) or (dtype.is_float and dtype.bits != 8):
+        return None
+    rank = node.output.rank
+    axis = int(attribute(node, "axis")) % rank if rank else 0
+    step, block = emitter.tensor(scale), int(attribute(node, "block_size"))
+    if dtype.is_float:
+        return emitter.call(fake_quantize_float, x, step, axis, block, dtype.torch)
+    offset = None if zero is None else emitter.tensor(zero)
+    low, high = _range(dtype)
+    damping = 1.0
+    if _is_learned(node):
+        size = node.operand(0).tensor_type.numel
+        count = size if isinstance(size, int) else 1
+        rows = scale.data.numel() if scale.data is not None else 1
+        damping = float(max(count // rows, 1) * high) ** -0.5
+    return emitter.call(fake_quantize, x, step, offset, axis, block, low, high, damping)
+
+
+def fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, axis: int, block: int, low: int, high: int,
+    damping: float = 1.0,
+) -> torch.Tensor:  # fmt: skip
+    """Quantizes and dequantizes; rounding has the gradient of the identity, and scales that train learn their step.
+
+    The gradient of a scale is that of LSQ (Esser et al. 2020, arXiv:1902.08153, equations 3 to 5): ``round(x/s) - x/s``
+    within the range and the bound beyond it, times `damping`.
+
+    Args:
+        x: any shape.
+        scale: a scalar, a vector along `axis`, or blocked.
+        zero_point: of the same shape.
+        axis: dimension that the scale runs along.
+        block: elements of `axis` that share a scale; 0 where there are no blocks.
+        low: smallest integer.
+        high: largest integer.
+        damping: factor of the scale's gradient; LSQ takes 1 / sqrt(elements per scale * high).
+    """
+    damped = scale if damping == 1.0 else scale * damping + (scale - scale * damping).detach()
+    step = spread(damped.clamp(min=torch.finfo(torch.float32).tiny), x, axis, block)
+    ratio = x / step
+    whole = ratio + (ratio.round() - ratio).detach()
+    if zero_point is None:
+        return whole.clamp(low, high) * step
+    offset = spread(zero_point, x, axis, block).to(step.dtype)
+    return ((whole + offset).clamp(low, high) - offset) * step
+
+
+def fake_quantize_float(
+    x: torch.Tensor, scale: torch.Tensor, axis: int, block: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Rounds ``x / scale`` to a float8 type and multiplies again; the gradient is the identity's within the range."""
+    step = spread(scale, x, axis, block)
+    limit = torch.finfo(dtype).max
+    ratio = (x / step).clamp(-limit, limit)
+    return (ratio + (ratio.to(dtype).to(x.dtype) - ratio).detach()) * step
+
+
+__all__ = [
+    "Grid", "dequantized_weight", "emit_dequantize", "fake_quantize", "fake_quantize_float", "grid_of", "quantizer_of",
+]  # fmt: skip

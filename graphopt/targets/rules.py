@@ -11,7 +11,7 @@ import torch
 from graphopt.ir import DType, Node, Value
 from graphopt.ops import attribute
 
-Role: TypeAlias = Literal["compute", "join", "passthrough"]
+Role: TypeAlias = Literal["compute", "join", "passthrough", "stored"]
 InputRole: TypeAlias = Literal["activation", "weight", "operand", "bias", "float"]
 Sharing: TypeAlias = Literal["no", "alike", "always"]
 WeightOnly: TypeAlias = Literal["DequantizeLinear", "MatMulNBits"]
@@ -103,7 +103,7 @@ class OperatorRule:
 
     Attributes:
         op: operator.
-        role: "compute", "join" or "passthrough".
+        role: "compute", "join", "passthrough", or "stored": computes floats, and its weights can be stored as integers.
         inputs: roles of the inputs.
         axis: of the weight, or a table that gives it by an attribute.
         cost: of a node.
@@ -117,6 +117,7 @@ class OperatorRule:
         per_channel: overrides the weight scheme's.
         min_inputs: the node stays float when its weight sums over fewer channels.
         min_outputs: the node stays float when its weight has fewer output channels.
+        sums_over: dimension of the weight that is summed over; by default the one beside `axis`.
         absorb: what its kernel computes on the way out, in place of the target's.
         output: the quantization of its output, when the kernel insists on one.
     """
@@ -136,6 +137,7 @@ class OperatorRule:
     per_channel: bool | None = None
     min_inputs: int = 0
     min_outputs: int = 0
+    sums_over: int | None = None
     absorb: frozenset[str] | None = None
     output: Fixed | None = None
 
@@ -160,6 +162,8 @@ class OperatorRule:
 
     def reduced_axis(self, axis: int) -> int:
         """The dimension of a weight that products sum over, when `axis` is the one of its outputs."""
+        if self.sums_over is not None:
+            return self.sums_over
         return 1 - axis if axis in (0, 1) else axis - 1
 
     def writes_floats(self, node: Node) -> bool:

@@ -31,7 +31,7 @@ KEYS = (
 _RULE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "role": str, "inputs": list, "axis": (int, Mapping), "cost": Mapping, "depthwise": Mapping, "grouped": Mapping,
     "float_output": bool, "float_output_unless": list, "share_scale": str, "full_rank_bias": bool, "residual": bool,
-    "per_channel": bool, "min_inputs": int, "min_outputs": int, "absorb": list, "output": Mapping,
+    "per_channel": bool, "min_inputs": int, "min_outputs": int, "sums_over": int, "absorb": list, "output": Mapping,
 }  # fmt: skip
 _SCHEME_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "dtype": str, "symmetric": bool, "per_channel": bool, "bits": int, "block": int,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from graphopt.ir import DType, Graph, Node, TensorType, Value
-from graphopt.ops import execute
-from graphopt.passes.quantize.pairs import pairs
+from graphopt.ops import attribute, execute
+from graphopt.passes.quantize.pairs import constant_data, pairs
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.targets import Target, load_target
 
@@ -47,9 +48,9 @@ class PackWeights(Pass):
 def _pack_constants(graph: Graph) -> int:
     count = 0
     for pair in pairs(graph):
-        if not all(value is None or value.is_constant for value in pair.quantize.inputs):
+        inputs = [None if value is None else constant_data(value) for value in pair.quantize.inputs]
+        if any(value is not None and data is None for value, data in zip(pair.quantize.inputs, inputs, strict=True)):
             continue
-        inputs = [None if value is None else value.data for value in pair.quantize.inputs]
         data = execute(pair.quantize, inputs)[0]
         stored = graph.add_constant(data, pair.quantize.output.name, dtype=pair.zero_point.dtype)
         pair.quantize.output.replace_uses(stored)
@@ -73,14 +74,28 @@ def _fold_transposes(graph: Graph) -> int:
         permutation = node.attributes.get("perm") or tuple(reversed(range(stored.data.dim())))
         data = stored.data.permute(permutation).contiguous()
         dequantize.set_input(0, graph.add_constant(data, stored.name, dtype=stored.dtype))
-        if dequantize.operand(1).rank == 1:
-            dequantize.attributes["axis"] = permutation.index(dequantize.attributes.get("axis", 1))
+        _permute_parameters(graph, dequantize, permutation)
         dequantize.output.type = node.output.type
         node.output.replace_uses(dequantize.output)
         graph.erase(node)
         graph.sweep([stored])
         count += 1
     return count
+
+
+def _permute_parameters(graph: Graph, dequantize: Node, permutation: Sequence[int]) -> None:
+    """Has a DequantizeLinear find its scales where its input's dimensions are permuted."""
+    axis = int(attribute(dequantize, "axis")) % len(permutation)
+    blocked = bool(attribute(dequantize, "block_size"))
+    if not blocked and dequantize.operand(1).rank != 1:
+        return
+    dequantize.attributes["axis"] = permutation.index(axis)
+    for index in (1, 2) if blocked else ():
+        value = dequantize.input(index)
+        if value is not None and value.data is not None:
+            data = value.data.permute(tuple(permutation)).contiguous()
+            dequantize.set_input(index, graph.add_constant(data, value.name, dtype=value.dtype))
+            graph.sweep([value])
 
 
 def _shape_biases(graph: Graph, target: Target) -> int:
@@ -155,8 +170,16 @@ def _pack_bias(graph: Graph, node: Node, index: int, bias: Value, scale: torch.T
 
 
 def _inherit(graph: Graph, stored: Value, source: Value, left: Value) -> None:
-    """Removes `left`, and with it `source` if nothing else reads it; the integers are then the module's parameter."""
-    parameter = source.parameter
+    """Removes `left`, and with it what nothing else reads; the integers are then the module's parameter."""
+    roots = _roots(source)
     graph.sweep([left])
-    if source.graph is None and parameter is not None:
-        stored.parameter = parameter
+    gone = [root.parameter for root in roots if root.graph is None and root.parameter is not None]
+    if gone:
+        stored.parameter = gone[0]
+
+
+def _roots(value: Value) -> list[Value]:
+    """The constants that a value is computed from."""
+    if value.producer is None:
+        return [value]
+    return [root for each in value.producer.inputs if each is not None for root in _roots(each)]

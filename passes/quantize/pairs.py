@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cmp_to_key
 
 import torch
 
 from graphopt.ir import Graph, Node, Origin, TensorType, Value
+from graphopt.ops import execute
 from graphopt.targets import Scheme
+
+#: What piecewise-linear formats put between a weight and its quantizer.
+_COMPRESSING = frozenset({"Add", "Max", "Min", "Mul", "Sub"})
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,48 @@ def pairs(graph: Graph) -> Iterator[Pair]:
             yield Pair(node, reader)
 
 
+def is_weight(pair: Pair) -> bool:
+    """True when a pair quantizes a constant, or what is computed from constants on the way to the quantizer."""
+    return _on_the_way(pair.source) is not None
+
+
+def constant_data(value: Value, through: frozenset[str] = _COMPRESSING) -> torch.Tensor | None:
+    """What a constant, or what is computed from constants by operators in `through`, holds; ``None`` for others.
+
+    By default these are the operators that stand between a weight and its quantizer.
+    """
+    nodes = _on_the_way(value, through)
+    if nodes is None:
+        return None
+    known: dict[Value, torch.Tensor | None] = {}
+    for node in reversed(nodes):
+        inputs = [None if each is None else known.get(each, each.data) for each in node.inputs]
+        with torch.no_grad():
+            known.update(zip(node.outputs, execute(node, inputs), strict=False))
+    return known.get(value, value.data)
+
+
+def _on_the_way(value: Value, through: frozenset[str] = _COMPRESSING) -> list[Node] | None:
+    """The nodes that compute `value` from constants, last ones first; ``None`` when it depends on anything else."""
+    nodes: dict[Node, None] = {}
+    waiting = [value]
+    while waiting:
+        producer = (each := waiting.pop()).producer
+        if each.is_constant or producer in nodes:
+            continue
+        if producer is None or producer.op not in through or producer.domain:
+            return None
+        nodes[producer] = None
+        waiting += [read for read in producer.inputs if read is not None]
+    return sorted(nodes, key=cmp_to_key(_later_first))
+
+
+def _later_first(a: Node, b: Node) -> int:
+    return 1 if a.is_before(b) else -1
+
+
 def activation_pairs(graph: Graph) -> Iterator[Pair]:
     """The pairs of values that depend on the input, with one constant scale each."""
     for pair in pairs(graph):
-        if not pair.source.is_constant and pair.scale.is_constant and pair.scale.rank == 0:
+        if not is_weight(pair) and pair.scale.is_constant and pair.scale.rank == 0:
             yield pair

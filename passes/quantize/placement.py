@@ -105,14 +105,15 @@ def place(
 
 def _check_patterns(graph: Graph, patterns: Iterable[str]) -> None:
     for pattern in patterns:
-        if not any(_named(node, pattern) for node in graph.nodes):
+        if not any(is_named(node, pattern) for node in graph.nodes):
             raise OptionError(
                 f"pattern '{pattern}' matches no node, module or tensor", where="ignore",
                 hint="'graphopt inspect' lists the names; * stands for any characters",
             )  # fmt: skip
 
 
-def _named(node: Node, pattern: str) -> bool:
+def is_named(node: Node, pattern: str) -> bool:
+    """True when a pattern of an ignore list matches the node's name, its module's or those of its tensors."""
     names = [node.name, node.origin.module, *(v.name for v in node.outputs), *(v.name for v in node.inputs if v)]
     return any(fnmatch.fnmatchcase(name, pattern) for name in names if name)
 
@@ -120,10 +121,10 @@ def _named(node: Node, pattern: str) -> bool:
 def _units(graph: Graph, target: Target, ignore: Sequence[str], placement: Placement) -> Iterator[Unit]:
     for node in graph.nodes:
         rule = target.rule(node)
-        if rule is None or not _can(node, rule):
+        if rule is None or rule.role == "stored" or not _can(node, rule):
             continue
         narrow = _too_narrow(node, rule)
-        if any(_named(node, pattern) for pattern in ignore):
+        if any(is_named(node, pattern) for pattern in ignore):
             placement.skipped[node] = "on the ignore list"
         elif narrow:
             placement.skipped[node] = narrow
