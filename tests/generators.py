@@ -86,8 +86,12 @@ class RandomModule(nn.Module):
             layers = [part for part in _parts(made.call) if isinstance(part, nn.Module)]
             self.layers.extend(layers)
             self.layers.eval()
-            with torch.no_grad():
-                result = made.call(*(self._values[i] for i in made.inputs))
+            try:
+                with torch.no_grad():
+                    result = made.call(*(self._values[i] for i in made.inputs))
+            except RuntimeError:  # nothing is left of an extent
+                del self.layers[count:]
+                continue
             results = list(result) if isinstance(result, (tuple, list)) else [result]
             if all(_is_fit(each) for each in results):
                 self.steps.append(made)
@@ -395,6 +399,7 @@ def _move(net: RandomModule, i: int) -> Step | None:
     repeats = [rng.choice([1, 1, 2]) for _ in range(x.ndim)]
     sizes = [rng.choice([-1, 1, 2]) if d > 1 else rng.choice([1, 2]) for d in x.shape]
     before = rng.choice([0, 1])
+    first, last = start % x.shape[0], start % x.shape[-1]
     name, call = rng.choice(
         [
             (f"permute {order}", lambda x: x.permute(order)),
@@ -405,8 +410,8 @@ def _move(net: RandomModule, i: int) -> Step | None:
             (f"flip {a}", lambda x: torch.flip(x, [a])),
             (f"roll {a}", lambda x: torch.roll(x, 1, a)),
             (f"narrow {a} {start}", lambda x: x.narrow(a, start, size - start)),
-            (f"slice {start}:{stop}:{stride}", lambda x: x[start % x.shape[0] : stop : stride]),
-            (f"slice last {start}:{stop}:{stride}", lambda x: x[..., start % x.shape[-1] : stop : stride]),
+            (f"slice {start}:{stop}:{stride}", lambda x: x[first:stop:stride]),
+            (f"slice last {start}:{stop}:{stride}", lambda x: x[..., last:stop:stride]),
             (f"select {a}", lambda x: x.select(a, start)),
             (f"index {picked}", lambda x: x.index_select(a, torch.tensor([p % size for p in picked]))),
             (f"repeat {repeats}", lambda x: x.repeat(repeats)),

@@ -21,6 +21,8 @@ from graphopt.runtime.executor import bind_inputs
 
 #: Agreement that is asked of well-conditioned results, relative to the largest magnitude.
 TOLERANCE = 1e-4
+#: Runtimes approximate sigmoid and tanh to an absolute error of this size, also where these are all but zero.
+ABSOLUTE = torch.finfo(torch.float32).eps
 #: Runs with random errors.
 RUNS = 4
 #: An operator sums many rounding errors, and a runtime may compute it in several steps.
@@ -107,17 +109,19 @@ class _Rounding:
 
 
 def is_near(got: torch.Tensor, want: torch.Tensor, spread: float = 0.0) -> bool:
-    """Whether a result agrees to `TOLERANCE` of the largest magnitude, or as nearly as rounding lets it.
+    """Whether a result agrees to `TOLERANCE` of the largest magnitude, to `ABSOLUTE`, or as nearly as rounding lets it.
 
     Integers and booleans must be equal.
     """
     if not want.is_floating_point():
         return got.dtype == want.dtype and torch.equal(got, want)
     found = difference(got, want)
-    return found.within(TOLERANCE) or (found.shapes_equal and found.max_abs <= FACTOR * spread)
+    return found.within(TOLERANCE) or (found.shapes_equal and found.max_abs <= max(FACTOR * spread, ABSOLUTE))
 
 
 def is_loose(want: torch.Tensor, spread: float) -> bool:
     """Whether rounding makes the bound wider than `TOLERANCE`."""
-    finite = want[want.isfinite()].abs() if want.is_floating_point() else want[:0]
+    if not want.is_floating_point():
+        return False
+    finite = want[want.isfinite()].abs()
     return bool(finite.numel()) and FACTOR * spread > TOLERANCE * (float(finite.max()) or 1.0)

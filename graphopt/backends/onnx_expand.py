@@ -39,6 +39,8 @@ def expanded(graph: Graph, opset: int) -> Graph:
     pending = [(node, _DEPTH) for node in copy.walk() if _is_late(node, opset)]
     while pending:
         node, depth = pending.pop()
+        if node.graph is None:  # what read it turned out not to need it
+            continue
         try:
             with copy.transaction():
                 made = _expand(node)

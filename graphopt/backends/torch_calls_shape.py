@@ -43,7 +43,7 @@ def _transpose(e: Emitter, node: Node) -> Any:
     moved = [i for i, p in enumerate(perm) if i != p]
     if len(moved) == 2:
         return e.method("transpose", e.tensor(x), *moved)
-    return e.method("permute", e.tensor(x), *perm)
+    return e.method("permute", e.tensor(x), *(perm or [()]))  # a scalar has no dimensions to name
 
 
 def _squeeze(e: Emitter, node: Node) -> Any:

@@ -231,7 +231,7 @@ def _prelu(node: Node) -> Iterator[Form]:
     if not is_weight(base, node) or shape is None or rank is None:
         return
     count = math.prod(shape_of(base))
-    per_channel = len(shape) == rank - 1 and shape[0] == count and all(d == 1 for d in shape[1:])
+    per_channel = len(shape) == rank - 1 and shape[:1] == (count,) and all(d == 1 for d in shape[1:])
     if count != 1 and not per_channel:
         return
     size = shape_of(base)

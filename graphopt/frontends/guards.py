@@ -18,8 +18,8 @@ _SOURCE = re.compile(r"L((?:\[[^\]]+\])+)\.size\(\)\[(\d+)\]")
 _KEY = re.compile(r"\['?([^\]']+)'?\]")
 # Tracing takes sizes for neither 0 nor 1; the graph works there all the same.
 _ABOUT_ONE = re.compile(r"(!= [01]|>= [012])$")
-# As far as sizes are tried.
-_TRIED = range(2, 1025)
+# As far as sizes are tried. A divisor of a size may be larger than most sizes are.
+_TRIED, _TRIED_FOR_DIVISORS = range(2, 1025), range(2, 1 << 14)
 
 
 _BUILTINS = {"max": max, "min": min, "abs": abs}
@@ -83,10 +83,11 @@ def _check_example(guard: str, text: str, by_name: dict[str, Example]) -> None:
 
 
 def _check_open(guard: str, text: str, by_name: dict[str, Example]) -> None:
-    if " == " not in guard or "%" in guard or not any(_place(match, by_name)[0] for match in _SOURCE.finditer(guard)):
+    if " == " not in guard or not any(_place(match, by_name)[0] for match in _SOURCE.finditer(guard)):
         return
     condition = compile(_SOURCE.sub("size", guard), "<guard>", "eval")
-    fits = [size for size in _TRIED if _holds(condition, size=size)]
+    tried = _TRIED_FOR_DIVISORS if "%" in guard else _TRIED
+    fits = [size for size in tried if _holds(condition, size=size)]
     # Sizes between a number and its double (a rounded eighth that has to be 4 allows 32 to 39) are one size, rounded.
     if not fits or max(fits) < 2 * min(fits):
         raise CaptureError(

@@ -32,8 +32,9 @@ def difference(a: Graph, b: Graph, *, provenance: bool = False) -> str | None:
     """The first difference between two graphs in one line, or ``None`` when they are equal.
 
     Compared are the nodes in their order with attributes and bodies, which values they read, types, the constants'
-    data to the bit (unless one is a meta tensor), parameters, names of inputs and outputs. Not compared are the names
-    of other values and the order of constants.
+    data to the bit (unless one is a meta tensor), parameters, names of the outermost graph's inputs and outputs. Not
+    compared are the names of other values (those of a body's inputs and outputs are labels too: their place decides)
+    and the order of constants.
 
     Args:
         a: one graph.
@@ -53,7 +54,7 @@ class _Comparison:
         self._taken: set[Value] = set()
 
     def graphs(self, a: Graph, b: Graph, where: str) -> Iterator[str]:
-        yield from _told(where, "inputs", [v.name for v in a.inputs], [v.name for v in b.inputs])
+        yield from self._interface(a, b, where, "inputs", [v.name for v in a.inputs], [v.name for v in b.inputs])
         for x, y in zip(a.inputs, b.inputs, strict=True):
             yield from self._pair(x, y, f"{where}input '{x.name}': ")
             yield from self._sources(x, y, f"{where}input '{x.name}': ")
@@ -63,12 +64,19 @@ class _Comparison:
                 yield f"{where}the {more} graph has one more node, {(n or m).describe()}"
                 return
             yield from self._nodes(n, m, f"{where}{n.describe()}: ")
-        yield from _told(where, "output names", list(a.output_names), list(b.output_names))
+        yield from self._interface(a, b, where, "output names", list(a.output_names), list(b.output_names))
         for x, y, name in zip(a.outputs, b.outputs, a.output_names, strict=True):
             yield from self._reads(x, y, f"{where}output '{name}': ")
         yield from self._unread(a, b, where)
         if self._provenance:
             yield from self._surroundings(a, b, where)
+
+    @staticmethod
+    def _interface(a: Graph, b: Graph, where: str, what: str, names: list[str], others: list[str]) -> Iterator[str]:
+        if a.owner is None and b.owner is None:
+            yield from _told(where, what, names, others)
+        else:
+            yield from _told(where, f"number of {what}", len(names), len(others))
 
     def _surroundings(self, a: Graph, b: Graph, where: str) -> Iterator[str]:
         yield from _told(where, "name of the graph", a.name, b.name)

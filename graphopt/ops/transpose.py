@@ -20,7 +20,7 @@ from graphopt.ops.relation import Relation, labels
 
 def transpose(x: torch.Tensor, *, perm: Sequence[int] = ()) -> torch.Tensor:
     """ONNX Transpose; without `perm` the dimensions are reversed."""
-    return x.permute(*(perm or range(x.dim() - 1, -1, -1)))
+    return x.permute(tuple(perm) or tuple(range(x.dim() - 1, -1, -1)))
 
 
 def permutation(node: Node) -> tuple[int, ...] | None:

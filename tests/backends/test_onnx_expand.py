@@ -206,3 +206,11 @@ def test_parameters_and_modules_are_still_known():
 
 def test_the_rules_are_for_operators_of_onnx():
     assert all(onnx.defs.has(op) for op in EXPANSIONS)
+
+
+def test_a_node_that_is_not_needed_any_more():
+    """The shape of what came late is known: what made it is swept before its own turn."""
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, (2, 3)))
+    graph.add_output(graph.add("Shape", graph.add("Mish", x), start=1), "y")
+    assert OrtSession(go.to_onnx(graph, 13)).run([torch.ones(2, 3)])[0].tolist() == [3]
