@@ -1,40 +1,80 @@
-"""Random modules sent round: torch -> graph -> ONNX -> graph -> torch (see `tests.round_trip`).
+"""Random models sent round: torch modules (see `tests.round_trip`) or ONNX files (see `tests.onnx_round_trip`).
 
-Run by hand: ``python -m tests.bench.fuzz_round_trip --count 1000``. Prints the seeds of those that lose something.
+Run by hand: ``python -m tests.bench.fuzz_round_trip --kind onnx --count 1000``. Prints the seeds of those that lose
+something; at the end the outcomes, and how often each operator took part.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 import traceback
 import warnings
 from collections import Counter
 
+import onnx
+
+from graphopt.ir import Graph
 from tests.generators import RandomModule
+from tests.onnx_round_trip import check_model
+from tests.random_onnx import random_model
 from tests.round_trip import check_module
+
+
+class Fuzz:
+    """One seed after the other.
+
+    Attributes:
+        outcomes: how far models went.
+        operators: how many graphs have an operator; of the ONNX kind.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.operators: Counter[str] = Counter()
+        self.program = ""
+
+    def torch(self, seed: int) -> str:
+        """Sends the module of a seed round."""
+        module = RandomModule(seed, 1 + seed % 16)
+        self.program = module.describe()
+        return check_module(module, seed)
+
+    def onnx(self, seed: int) -> str:
+        """Sends the ONNX model of a seed round."""
+        self.program = ""
+        case = random_model(random.Random(seed), 1 + seed % 16)
+        self.program = onnx.printer.to_text(case.model)
+        self._count(case.graph)
+        return check_model(case, random.Random(seed))
+
+    def _count(self, graph: Graph) -> None:
+        self.operators.update({node.op for node in graph.walk()})
 
 
 def main() -> None:
     """Command line of the fuzzer."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=["torch", "onnx"], default="torch")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print tracebacks and programs")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    started, outcomes = time.perf_counter(), Counter[str]()
+    fuzz, started = Fuzz(), time.perf_counter()
     for seed in range(arguments.first, arguments.first + arguments.count):
-        module = RandomModule(seed, 1 + seed % 16)
         try:
-            outcomes[check_module(module, seed)] += 1
+            fuzz.outcomes[getattr(fuzz, arguments.kind)(seed)] += 1
         except Exception as error:  # whatever it is, it is listed
-            outcomes["wrong"] += 1
-            print(f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:240]}", flush=True)
+            fuzz.outcomes["wrong"] += 1
+            print(f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
             if arguments.verbose:
-                print(module.describe())
+                print(fuzz.program)
                 traceback.print_exc()
-    print(f"{dict(outcomes)} in {time.perf_counter() - started:.0f} s")
+    print(f"{dict(fuzz.outcomes)} in {time.perf_counter() - started:.0f} s")
+    if fuzz.operators:
+        print(f"{len(fuzz.operators)} operators: {', '.join(f'{k} {v}' for k, v in fuzz.operators.most_common())}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,127 @@
+"""Round trips that begin with an ONNX file: ONNX Runtime on the original is what every stage has to agree with.
+
+For two sizes of the open dimensions: ``to_onnx(load(file))`` in ONNX Runtime, at its own and at another opset; the
+executor; ``to_torch``; the graph read back from its text. The graph after save and load is the graph.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+
+import graphopt as go
+from graphopt.analysis import propagate_all
+from graphopt.errors import UnsupportedOperatorError
+from graphopt.ir import Graph, Node, difference
+from graphopt.runtime import run
+from graphopt.runtime.ort import OrtSession
+from tests.random_onnx.case import RandomModel
+from tests.random_onnx.grower import BINDINGS, check_type
+from tests.round_trip import Wanted, same_text
+from tests.rounding import spreads
+
+
+def check_model(case: RandomModel, rng: random.Random) -> str:
+    """Sends a model all the way round; raises AssertionError where something is lost.
+
+    Returns:
+        ``"round"``; ``"refused"`` when ONNX Runtime does not execute the original, ``"not finite"`` when it gives NaN
+        (a variance below zero, say); with ``", ill-conditioned"`` when
+        rounding makes a bound wider than 1e-4.
+    """
+    source = case.model.SerializeToString()
+    try:
+        originals = [_execute(case.model, inputs) for inputs in case.inputs]
+    except (go.GraphoptError, RuntimeError):
+        return "refused"
+    if not all(each.double().isfinite().all() for results in originals for each in results):
+        return "not finite"
+    onnx.checker.check_model(case.model, full_check=True)
+    graph = go.load(source)
+    go.verify(graph)
+    same_text(graph)
+    written = go.to_onnx(graph)
+    onnx.checker.check_model(written, full_check=True)
+    told = difference(_without_unread(go.load(source)), _without_unread(go.load(written)))
+    assert told is None, f"after save and load: {told}"
+    wants = [
+        Wanted(inputs, original, spreads(graph, inputs))
+        for inputs, original in zip(case.inputs, originals, strict=True)
+    ]
+    propagate_all(graph)
+    _check_types(graph, case)
+    _check_stages(graph, written, wants)
+    _at_another_opset(graph, written, wants, rng.choice([13, 15, 17, 18, 20, 21, 22, 23]))
+    return "round, ill-conditioned" if any(want.is_loose for want in wants) else "round"
+
+
+def _execute(model: onnx.ModelProto, inputs: Sequence[torch.Tensor], optimize: bool = False) -> list[torch.Tensor]:
+    return [torch.as_tensor(each) for each in OrtSession(model, optimize=optimize).run(list(inputs))]
+
+
+def _without_unread(graph: Graph) -> Graph:
+    """Takes the names of outputs that nothing reads: they are not written, lest a runtime compute them."""
+    for node in graph.walk():
+        for value in node.outputs if len(node.outputs) > 1 else ():
+            if not value.uses:
+                value.name = ""
+    return graph
+
+
+def _check_stages(graph: Graph, written: onnx.ModelProto, wants: Sequence[Wanted]) -> None:
+    module = go.to_torch(graph)
+    from_text = go.parse(_text(graph))
+
+    def call(*inputs: Any) -> list[Any]:
+        with torch.no_grad():
+            result = module(*inputs)
+        return list(result) if len(graph.outputs) > 1 else [result]
+
+    stages: dict[str, Callable[..., Any]] = {
+        "executed": lambda *inputs: run(graph, inputs),
+        "written": lambda *inputs: _execute(written, inputs),
+        "emitted": call,
+        "executed from text": lambda *inputs: run(from_text, inputs),
+    }
+    for name, stage in stages.items():
+        for want, binding in zip(wants, BINDINGS, strict=True):
+            want.check(stage(*want.inputs), f"{name} at {binding}")
+
+
+def _text(graph: Graph) -> str:
+    from graphopt.ir.text import print_graph
+
+    return print_graph(graph, weights=True)
+
+
+def _check_types(graph: Graph, case: RandomModel) -> None:
+    """What load infers holds at both sizes, for every value of the outermost graph."""
+    for inputs, binding in zip(case.inputs, BINDINGS, strict=True):
+
+        def check(node: Node, results: tuple[Any, ...], binding: dict[str, int] = binding) -> tuple[Any, ...]:
+            for value, result in zip(node.outputs, results, strict=False):
+                check_type(value, result, binding)
+            return results
+
+        run(graph, inputs, hook=check)
+
+
+def _at_another_opset(graph: Graph, written: onnx.ModelProto, wants: Sequence[Wanted], opset: int) -> None:
+    try:
+        other = go.to_onnx(graph, opset)
+    except UnsupportedOperatorError as error:
+        if f"opset {opset} cannot express the graph" not in str(error):
+            raise
+        return
+    try:
+        got = [_execute(other, want.inputs) for want in wants]
+    except (go.GraphoptError, RuntimeError):
+        if opset > written.opset_import[0].version:
+            return  # ONNX Runtime lacks kernels for some pairs of operator and newer opset
+        raise
+    for want, results in zip(wants, got, strict=True):
+        want.check(results, f"written at opset {opset}")
