@@ -6,6 +6,7 @@ from graphopt.passes.quantize.recovery.correct_bias import CorrectBias
 from graphopt.passes.quantize.recovery.equalize import Equalize
 from graphopt.passes.quantize.recovery.gptq import Gptq
 from graphopt.passes.quantize.recovery.limit_drop import LimitDrop
+from graphopt.passes.quantize.recovery.measure_effects import MeasureEffects
 from graphopt.passes.quantize.recovery.mixed import InsertMixedQDQ
 
-__all__ = ["AdaRound", "Awq", "CorrectBias", "Equalize", "Gptq", "InsertMixedQDQ", "LimitDrop"]
+__all__ = ["AdaRound", "Awq", "CorrectBias", "Equalize", "Gptq", "InsertMixedQDQ", "LimitDrop", "MeasureEffects"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -106,3 +108,20 @@ def test_effects_of_layers():
     assert min(each.without for each in found) < total
     assert strip(graph) > 0
     assert output_noise(graph, data) == 0
+
+
+def test_measure_effects_reports_and_changes_nothing():
+    data = images(2)
+    graph = graph_of(uneven(SPREAD), data)
+    go.optimize(graph, INT8, data)
+    before = str(graph)
+    report = go.optimize(graph, "measure-effects", data).passes[-1]
+    assert not report.modified
+    assert str(graph) == before
+    layers = report.details["layers"]
+    found = {each.node.outputs[0].name: each for each in effects(graph, data[:1])}
+    assert list(layers) == list(found)
+    for name, effect in found.items():
+        assert layers[name]["alone_db"] == pytest.approx(-10 * math.log10(effect.alone))
+    assert "most harm: conv2d" in report.notes[0]
+    assert report.details["all_db"] <= max(each["without_db"] for each in layers.values())
