@@ -48,17 +48,20 @@ class EfficientNet(nn.Module):
         stem: Channels of the first convolution.
         head: Channels of the last convolution.
         classes: Number of logits.
+        stride: Of the first convolution; 1 keeps small images whole.
     """
 
-    def __init__(self, stages: Sequence[Stage], stem: int = 32, head: int = 1280, classes: int = 1000) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], stem: int = 32, head: int = 1280, classes: int = 1000, stride: int = 2
+    ) -> None:
         super().__init__()
-        self.stem = ConvBnAct(3, stem, 3, 2, act=nn.SiLU)
+        self.stem = ConvBnAct(3, stem, 3, stride, act=nn.SiLU)
         blocks: list[nn.Module] = []
         channels = stem
         for stage in stages:
             for position in range(stage.repeats):
-                stride = 1 if position else stage.stride
-                blocks.append(MBConv(channels, stage.out, stage.expand, stage.kernel, stride))
+                first = 1 if position else stage.stride
+                blocks.append(MBConv(channels, stage.out, stage.expand, stage.kernel, first))
                 channels = stage.out
         self.blocks = nn.Sequential(*blocks)
         self.head = ConvBnAct(channels, head, act=nn.SiLU)

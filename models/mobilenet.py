@@ -67,17 +67,19 @@ class MobileNetV2(nn.Module):
         stem: Channels of the first convolution.
         head: Channels of the last convolution.
         classes: Number of logits.
+        stride: Of the first convolution; 1 keeps small images whole.
     """
 
-    def __init__(self, stages: Sequence[Stage], stem: int = 32, head: int = 1280, classes: int = 1000) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], stem: int = 32, head: int = 1280, classes: int = 1000, stride: int = 2
+    ) -> None:
         super().__init__()
         act = partial(nn.ReLU6, inplace=True)
-        layers: list[nn.Module] = [ConvBnAct(3, stem, 3, 2, act=act)]
+        layers: list[nn.Module] = [ConvBnAct(3, stem, 3, stride, act=act)]
         channels = stem
         for stage in stages:
             for position in range(stage.repeats):
-                stride = 1 if position else stage.stride
-                block = Block(3, channels * stage.expand, stage.out, False, False, stride)
+                block = Block(3, channels * stage.expand, stage.out, False, False, 1 if position else stage.stride)
                 layers.append(InvertedResidual(channels, block, act))
                 channels = stage.out
         layers.append(ConvBnAct(channels, head, act=act))
@@ -98,11 +100,14 @@ class MobileNetV3(nn.Module):
         head: Channels of the last convolution.
         hidden: Features of the hidden linear layer.
         classes: Number of logits.
+        stride: Of the first convolution; 1 keeps small images whole.
     """
 
-    def __init__(self, blocks: Sequence[Block], stem: int, head: int, hidden: int, classes: int = 1000) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], stem: int, head: int, hidden: int, classes: int = 1000, stride: int = 2
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ConvBnAct(3, stem, 3, 2, act=nn.Hardswish, eps=1e-3)]
+        layers: list[nn.Module] = [ConvBnAct(3, stem, 3, stride, act=nn.Hardswish, eps=1e-3)]
         channels = stem
         for block in blocks:
             act = nn.Hardswish if block.hard_swish else nn.ReLU

@@ -44,6 +44,8 @@ class Recipe:
     adam: bool = False
     small: float = 0.6
     """Share of the epochs, the first ones, that see images of 20x20: half the time (progressive resizing)."""
+    shift: int = 2
+    """Pixels that images move by at most; less for networks too small to learn all of that in a few epochs."""
     half: bool = False
     """Compute in bfloat16: faster for dense convolutions on a CPU that has it, slower for depthwise ones."""
 
@@ -62,13 +64,14 @@ def _resnet20() -> nn.Module:
 
 def _mobilenet_v2() -> nn.Module:
     row = mobilenet.Stage
-    return mobilenet.MobileNetV2((row(1, 16, 1, 1), row(4, 24, 2, 1), row(6, 32, 2, 2), row(6, 64, 2, 2)), 16, 256, 10)
+    stages = (row(1, 16, 1, 2), row(4, 24, 2, 1), row(6, 32, 2, 2), row(6, 64, 2, 2))
+    return mobilenet.MobileNetV2(stages, 16, 256, 10, stride=1)
 
 
 def _mobilenet_v3() -> nn.Module:
     row = mobilenet.Block
     blocks = (
-        row(3, 16, 16, False, False, 1),
+        row(3, 16, 16, False, False, 2),
         row(3, 64, 24, False, False, 1),
         row(3, 72, 24, False, False, 1),
         row(5, 72, 40, True, False, 2),
@@ -77,13 +80,13 @@ def _mobilenet_v3() -> nn.Module:
         row(3, 192, 64, True, True, 1),
         row(5, 192, 80, True, True, 2),
     )
-    return mobilenet.MobileNetV3(blocks, 16, 240, 256, 10)
+    return mobilenet.MobileNetV3(blocks, 16, 240, 256, 10, stride=1)
 
 
 def _efficientnet() -> nn.Module:
     row = efficientnet.Stage
-    stages = (row(1, 3, 1, 16, 1), row(4, 3, 1, 24, 2), row(4, 5, 2, 40, 2), row(6, 3, 1, 64, 1))
-    return efficientnet.EfficientNet(stages, 16, 256, 10)
+    stages = (row(1, 3, 2, 16, 1), row(4, 3, 1, 24, 2), row(4, 5, 2, 40, 2), row(6, 3, 1, 64, 1))
+    return efficientnet.EfficientNet(stages, 16, 256, 10, stride=1)
 
 
 def _vit() -> nn.Module:
@@ -91,11 +94,11 @@ def _vit() -> nn.Module:
 
 
 NETWORKS = {
-    "resnet20": Network(_resnet20, Recipe(half=True)),
-    "mobilenet_v2": Network(_mobilenet_v2, Recipe(decay=2e-4)),
-    "mobilenet_v3": Network(_mobilenet_v3, Recipe(decay=2e-4)),
-    "efficientnet": Network(_efficientnet, Recipe(decay=2e-4)),
-    "vit": Network(_vit, Recipe(epochs=12, lr=1e-3, decay=0.05, adam=True, small=0)),
+    "resnet20": Network(_resnet20, Recipe(shift=1, half=True)),
+    "mobilenet_v2": Network(_mobilenet_v2, Recipe(epochs=10, decay=2e-4, small=0.4, shift=1)),
+    "mobilenet_v3": Network(_mobilenet_v3, Recipe(epochs=10, decay=2e-4, small=0.4, shift=1)),
+    "efficientnet": Network(_efficientnet, Recipe(epochs=10, decay=2e-4, small=0.4, shift=1)),
+    "vit": Network(_vit, Recipe(epochs=12, lr=1e-3, decay=0.05, adam=True, small=0, shift=1)),
 }
 
 
@@ -108,11 +111,11 @@ def read(folder: Path, part: str, count: int | None = None) -> Images:
     return x.expand(-1, 3, -1, -1), torch.from_numpy(classes.astype(np.int64))
 
 
-def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image of [N, 1, 28, 28] or not, and move it by up to two pixels, filling with background."""
+def augment(x: torch.Tensor, shift: int, generator: torch.Generator) -> torch.Tensor:
+    """Mirror each image of [N, 1, 28, 28] or not, and move it by up to `shift` pixels, filling with background."""
     count = len(x)
-    padded = F.pad(x, (2, 2, 2, 2), value=-MEAN / DEVIATION)
-    rows, columns = torch.randint(5, (2, count, 1), generator=generator) + torch.arange(SIZE)
+    padded = F.pad(x, (shift,) * 4, value=-MEAN / DEVIATION)
+    rows, columns = torch.randint(2 * shift + 1, (2, count, 1), generator=generator) + torch.arange(SIZE)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
     return padded[torch.arange(count)[:, None, None], 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
@@ -149,8 +152,10 @@ def train(
     for epoch in range(done, recipe.epochs):
         started, loss = time.perf_counter(), 0.0
         size = SMALL if epoch < round(recipe.small * recipe.epochs) else SIZE
-        for chosen in torch.randperm(len(x), generator=generator)[: steps * BATCH].split(BATCH):
-            batch = F.interpolate(augment(x[chosen, :1], generator), size, mode="bilinear", antialias=True)
+        for chosen in torch.randperm(len(x), generator=generator)[: steps * BATCH].view(steps, BATCH):
+            batch = F.interpolate(
+                augment(x[chosen, :1], recipe.shift, generator), size, mode="bilinear", antialias=True
+            )
             loss += _step(module, batch, y[chosen], optimizer, recipe.half)
             schedule.step()
         tell(f"epoch {epoch + 1}/{recipe.epochs}: loss {loss / steps:.4f}, {time.perf_counter() - started:.0f} s")
