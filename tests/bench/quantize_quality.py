@@ -1,0 +1,282 @@
+"""Int8 on Fashion-MNIST beside onnxruntime.quantization and NNCF: accuracy, latency, size, time, memory.
+
+Run by hand: train the networks (``python -m tests.bench.fashion``), install NNCF into a folder of its own
+(``pip install --no-deps --target DIR nncf openvino-telemetry psutil pydot rich scikit-learn tabulate joblib``), then
+
+    python -m tests.bench.quantize_quality --data DIR --checkpoints DIR [--peers DIR] [--models resnet20 vit]
+
+Every tool gets the same float file, written by ``torch.onnx.export``, and the same calibration images, in a process of
+its own. Accuracy is top-1 on the 10,000 test images, and latency that of one thread, in ONNX Runtime; sessions take
+turns. Peak memory is what a tool's process gains while it quantizes, for three numbers of samples. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 10  # calibration images per run
+BATCHES = (1, 32)  # whose latency is measured
+COLUMNS = " | ".join(f"batch {batch}, ms | of float" for batch in BATCHES)
+
+Tool = Callable[[Path, Path, list[np.ndarray]], dict[str, Any]]
+
+
+def _graphopt(pipeline: str) -> Tool:
+    import torch
+
+    import graphopt as go
+
+    torch.set_num_threads(1)
+    go.pipeline.all_passes()
+
+    def run(source: Path, target: Path, images: list[np.ndarray]) -> dict[str, Any]:
+        graph = go.load(source)
+        report = go.optimize(graph, pipeline, [(torch.from_numpy(each),) for each in images], check=False)
+        go.save(graph, target)
+        placed = report.of("insert-qdq") if "quantize" in pipeline else None
+        return {"notes": list(placed.notes), "seconds by pass": _seconds(report)} if placed else {}
+
+    return run
+
+
+def _seconds(report: Any) -> dict[str, float]:
+    return {entry.name.partition("{")[0]: round(entry.seconds, 3) for entry in report.passes if entry.seconds > 0.02}
+
+
+def _onnxruntime(method: str) -> Tool:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    onnxruntime.set_default_logger_severity(3)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+        def __init__(self, images: list[np.ndarray]) -> None:
+            self.images = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.images, None)
+            return None if image is None else {"x": image}
+
+    def run(source: Path, target: Path, images: list[np.ndarray]) -> dict[str, Any]:
+        prepared = target.with_suffix(".prepared.onnx")
+        quant_pre_process(source, prepared)
+        quantize_static(
+            prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=False,
+            calibrate_method=getattr(CalibrationMethod, method),
+        )  # fmt: skip
+        return {}
+
+    return run
+
+
+def _nncf() -> Tool:
+    import nncf
+    import onnx
+
+    def run(source: Path, target: Path, images: list[np.ndarray]) -> dict[str, Any]:
+        single = [image[None] for batch in images for image in batch]
+        dataset = nncf.Dataset(single, lambda image: {"x": image})
+        onnx.save(nncf.quantize(onnx.load(source), dataset, subset_size=len(single)), target)
+        return {}
+
+    return run
+
+
+OURS = "simplify,fuse,quantize{target=ort-cpu}"
+TOOLS: dict[str, Callable[[], Tool]] = {
+    "graphopt": lambda: _graphopt(OURS),
+    "graphopt minmax": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,method=minmax}"),
+    "quantize_static": lambda: _onnxruntime("MinMax"),
+    "quantize_static percentile": lambda: _onnxruntime("Percentile"),
+    "nncf": _nncf,
+    "fused float": lambda: _graphopt("simplify,fuse"),
+}
+
+
+def work(tool: str, source: Path, target: Path, images: Path) -> dict[str, Any]:
+    """One tool on one file, in this process: seconds, and megabytes that it took on top of its imports."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    run = TOOLS[tool]()
+    data = np.load(images)
+    batches = [data[i : i + BATCH] for i in range(0, len(data), BATCH)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu, started = time.process_time(), time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = run(source, target, batches)
+    found |= {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+    gained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return found | {"megabytes": gained / 1024, "threads": threading.active_count()}
+
+
+def separately(tool: str, source: Path, target: Path, images: Path, peers: str | None) -> dict[str, Any]:
+    """`work` in a process of its own; an "error" where the tool fails."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, (os.getcwd(), peers))))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.quantize_quality",
+        "--work",
+        tool,
+        str(source),
+        str(target),
+        str(images),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def top1(session: Any, x: np.ndarray, y: np.ndarray) -> float:
+    """Per cent."""
+    hits = sum(
+        int((session.run(None, {"x": x[i : i + 500]})[0].argmax(1) == y[i : i + 500]).sum())
+        for i in range(0, len(x), 500)
+    )
+    return 100 * hits / len(x)
+
+
+def latencies(sessions: dict[str, Any], x: np.ndarray, rounds: int) -> dict[str, float]:
+    """Median milliseconds; the sessions take turns, in an order that changes."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    names = list(sessions)
+    for number in range(rounds + 3):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            sessions[name].run(None, {"x": x})  # its weights and buffers are in the cache again
+            started = time.perf_counter()
+            sessions[name].run(None, {"x": x})
+            if number >= 3:
+                times[name].append(time.perf_counter() - started)
+    return {name: 1e3 * statistics.median(each) for name, each in times.items()}
+
+
+def export(module: Any, path: Path) -> None:
+    import torch
+
+    example = torch.zeros(2, 3, 28, 28)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (example,), str(path), input_names=["x"], output_names=["y"], dynamo=True, external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+
+
+def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, test: tuple[Any, Any]) -> Iterator[str]:
+    """The lines of the table for one network."""
+    from tests.bench.fashion import load
+
+    source = folder / f"{name}.onnx"
+    export(load(options.checkpoints, name, options.seed), source)
+    found: dict[str, dict[str, Any]] = {"float": {}}
+    files = {"float": source}
+    for tool in options.tools:
+        files[tool] = folder / f"{name}-{tool.replace(' ', '-')}.onnx"
+        found[tool] = separately(tool, source, files[tool], images, options.peers)
+        print(f"# {name} {tool} {found[tool]}", file=sys.stderr, flush=True)
+    sessions = {tool: session(files[tool]) for tool, facts in found.items() if "error" not in facts}
+    for tool, each in sessions.items():
+        found[tool]["top1"] = top1(each, *test)
+    for batch in BATCHES:
+        for tool, ms in latencies(sessions, test[0][:batch], options.rounds).items():
+            found[tool][batch] = ms
+    base = found["float"]
+    for tool, facts in found.items():
+        if "error" in facts:
+            yield f"| {name} | {tool} | {facts['error'][:120]} |"
+            continue
+        timing = " | ".join(f"{facts[batch]:.3f} | {facts[batch] / base[batch]:.2f}x" for batch in BATCHES)
+        taken = f"{facts['seconds']:.2f} | {facts['cpu']:.2f}" if "seconds" in facts else "- | -"
+        loss = f"{facts['top1'] - base['top1']:+.2f}" if tool != "float" else "-"
+        size = files[tool].stat().st_size
+        yield f"| {name} | {tool} | {facts['top1']:.2f} | {loss} | {timing} | {size:,} | {taken} |"
+    for note in found.get("graphopt", {}).get("notes", ()):
+        yield f"<!-- {name}: {note} -->"
+
+
+def memory(name: str, folder: Path, options: argparse.Namespace, train: np.ndarray) -> Iterator[str]:
+    """Megabytes that a tool gains, by the number of calibration images."""
+    for tool in options.tools:
+        gained = []
+        for count in options.counts:
+            images = folder / f"{count}.npy"
+            np.save(images, train[:count])
+            facts = separately(tool, folder / f"{name}.onnx", folder / "out.onnx", images, options.peers)
+            gained.append(f"{facts['megabytes']:.0f} | {facts['seconds']:.1f}" if "megabytes" in facts else "- | -")
+        yield f"| {name} | {tool} | " + " | ".join(gained) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--peers", help="folder that NNCF is installed in")
+    parser.add_argument("--models", nargs="*")
+    parser.add_argument("--seed", type=int, default=0, help="of the checkpoints")
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument("--images", type=int, default=500, help="calibration images")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--counts", nargs="*", type=int, default=[], help="numbers of images to measure memory for")
+    parser.add_argument("--keep", type=Path, help="folder for the files that are made")
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        tool, *paths = options.work
+        print(json.dumps(work(tool, *map(Path, paths))))
+        return
+    from tests.bench.fashion import NETWORKS, checkpoint, read
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        train = read(options.data, "train", max([options.images, *options.counts]))[0].numpy()
+        x, y = (each.numpy() for each in read(options.data, "t10k"))
+        np.save(folder / "images.npy", train[: options.images])
+        there = [name for name in NETWORKS if checkpoint(options.checkpoints, name, options.seed).exists()]
+        print(f"| network | file | top-1 % | change | {COLUMNS} | bytes | s | CPU s |")
+        print("|" + " --- |" * 11)
+        for name in options.models or there:
+            for line in rows(name, folder, options, folder / "images.npy", (x, y)):
+                print(line, flush=True)
+        if options.counts:
+            print("\n| network | tool | " + " | ".join(f"MB, {count} images | s" for count in options.counts) + " |")
+            print("|" + " --- |" * (2 + 2 * len(options.counts)))
+            for line in memory((options.models or there)[0], folder, options, train):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
