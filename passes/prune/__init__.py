@@ -1,6 +1,7 @@
 """Pruning passes."""
 
 from graphopt.passes.prune.channels import PruneChannels
+from graphopt.passes.prune.config import fit_config, rebuild
 from graphopt.passes.prune.criteria import (
     Criterion,
     Evidence,
@@ -18,6 +19,6 @@ from graphopt.passes.prune.sparsify import Sparsify
 
 __all__ = [
     "ApplyRecipe", "Criterion", "Evidence", "LoadWeights", "PruneChannels", "PruneDepth", "Recipe", "Sensitivity",
-    "Sparsify", "all_criteria", "allocate", "criterion", "find_criterion", "flow_criterion", "iterative",
-    "load_recipe", "save_recipe", "slice_criterion",
+    "Sparsify", "all_criteria", "allocate", "criterion", "find_criterion", "fit_config", "flow_criterion", "iterative",
+    "load_recipe", "rebuild", "save_recipe", "slice_criterion",
 ]  # fmt: skip

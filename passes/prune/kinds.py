@@ -52,7 +52,8 @@ def _of_products(node: Node, relation: Relation, derived: Collection[Value]) -> 
     operands = [value for value in (node.input(0), node.input(1)) if value is not None]
     if not any(value.is_constant or value in derived for value in operands):
         yield from ((label, "heads") for label in both | (first & result - second))
-        yield from ((label, "head-dim") for label in (first | second) - (first & result))
+        values = _labels(relation, node.input(2)) if len(node.inputs) > 2 else set()
+        yield from ((label, "head-dim") for label in (first | second | values) - (first & result))
         return
     if relation.attributes.get("hidden_size") or len(node.inputs) > 3:
         yield from ((label, "hidden") for label in _labels(relation, node.input(2)) & result)
