@@ -22,6 +22,8 @@ from graphopt.ops.record import Evaluate
 
 # Float arithmetic on sizes is exact while coefficients are dyadic and this small: sizes up to 2**12 fit into float32.
 _MAX_COEFFICIENT = 1 << 12
+# Floats take part in shape arithmetic a few at a time (scales, quotients); exact ones are slow.
+_MAX_FLOATS = 64
 _ARITHMETIC_FLOATS = frozenset({DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.BFLOAT16})
 
 
@@ -43,7 +45,7 @@ def elements(value: Value) -> np.ndarray | None:
     if known is not None:
         return object_array(list(known.flat), known.shape)
     data = value.data
-    if value.is_constant and data is not None and data.is_floating_point() and data.numel() <= MAX_KNOWN:
+    if value.is_constant and data is not None and data.is_floating_point() and data.numel() <= _MAX_FLOATS:
         return object_array([exact(x) for x in data.double().flatten().tolist()], tuple(data.shape))
     if not _is_small(value):
         return None
@@ -117,9 +119,9 @@ def pointwise(function: Callable[..., Dim], dtype: DType | None = None, source: 
         if arrays is None:
             return nothing
         spread = np.broadcast_arrays(*arrays)
-        if spread[0].size > MAX_KNOWN:
-            return nothing
         kind = node.operand(source).dtype if dtype is None else dtype
+        if spread[0].size > (MAX_KNOWN if kind.is_integer else _MAX_FLOATS):
+            return nothing
         found = [fit(function(*each), kind) for each in zip(*(a.flat for a in spread), strict=True)]
         if found and all(element is None for element in found):
             return nothing

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +17,11 @@ from graphopt.ops.relation import Shrinkage
 
 #: What a compute function takes for a steering input: the tensor, or the numbers where they are known beforehand.
 IntVector: TypeAlias = torch.Tensor | Sequence[int]
+
+# Dimensions that a torch tensor can have.
+MAX_RANK = 64
+# Differences with more Max and Min than this take sympy seconds to judge.
+_MAX_EXTREMES = 2
 
 
 def ints(vector: IntVector) -> list[int]:
@@ -30,9 +37,10 @@ def scalar(value: torch.Tensor | float) -> Any:
 
 
 def vector_length(value: Value | None) -> int | None:
-    """The number of elements of a vector input, when it is known."""
+    """The number of elements of a vector input, when it is known and no more than a tensor can have dimensions."""
     shape = None if value is None else value.shape
-    return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
+    length = shape[0] if shape is not None and len(shape) == 1 else None
+    return length if isinstance(length, int) and length <= MAX_RANK else None
 
 
 def partial_contents(value: Value | None) -> np.ndarray | None:
@@ -43,7 +51,7 @@ def partial_contents(value: Value | None) -> np.ndarray | None:
     shape = [d for d in value.shape or () if isinstance(d, int)]
     if value.shape is None or len(shape) != len(value.shape) or not value.dtype.is_integer:
         return None
-    if int(np.prod(shape, dtype=np.int64)) > MAX_KNOWN:
+    if math.prod(shape) > MAX_KNOWN:
         return None
     return np.full(shape, None, dtype=object)
 
@@ -54,8 +62,34 @@ def at_least(a: Dim, b: Dim) -> bool:
         return False
     if isinstance(a, int) and isinstance(b, int):
         return a >= b
-    gap: Any = a - b
+    return _at_least(a, b)
+
+
+@lru_cache(maxsize=1 << 14)
+def _at_least(a: Any, b: Any) -> bool:
+    import sympy
+
+    # What one extreme bounds needs no algebra, which takes long where extremes are nested.
+    if a == b:
+        return True
+    if isinstance(b, sympy.Max):
+        return all(at_least(a, each) for each in _parts(b))
+    if isinstance(a, sympy.Min):
+        return all(at_least(each, b) for each in _parts(a))
+    if isinstance(a, sympy.Max) and any(at_least(each, b) for each in _parts(a)):
+        return True
+    if isinstance(b, sympy.Min) and any(at_least(a, each) for each in _parts(b)):
+        return True
+    gap = a - b
+    if isinstance(gap, int) or not gap.free_symbols:
+        return bool(gap >= 0)
+    if len(gap.atoms(sympy.Max, sympy.Min)) > _MAX_EXTREMES:
+        return False
     return bool(gap.subs({s: s + 1 for s in gap.free_symbols}).expand().is_nonnegative)
+
+
+def _parts(extreme: Any) -> list[Dim]:
+    return [D.normalise(each) for each in extreme.args]
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
@@ -68,7 +102,7 @@ def minimum(a: Dim, b: Dim) -> Dim:
         return a
     import sympy
 
-    return D.normalise(sympy.Min(a, b))
+    return _extreme(sympy.Min, a, b)
 
 
 def maximum(a: Dim, b: Dim) -> Dim:
@@ -81,7 +115,15 @@ def maximum(a: Dim, b: Dim) -> Dim:
         return b
     import sympy
 
-    return D.normalise(sympy.Max(a, b))
+    return _extreme(sympy.Max, a, b)
+
+
+def _extreme(kind: Any, *dims: Any) -> Dim:
+    """The extreme of dimensions neither of which is known to be the larger: sympy need not compare them again."""
+    import sympy
+
+    terms = [term for dim in map(sympy.sympify, dims) for term in (dim.args if isinstance(dim, kind) else (dim,))]
+    return D.normalise(kind(*terms, evaluate=False))
 
 
 def quotient(dims: Sequence[Dim], by: Sequence[Dim]) -> Dim:
