@@ -23,10 +23,11 @@ from graphopt.backends.torch_leaf import first, leaf
 from graphopt.backends.torch_module import TorchModule
 from graphopt.backends.torch_plan import Plan, build, plan
 from graphopt.backends.torch_sizes import Sizes
-from graphopt.errors import UnsupportedOperatorError
+from graphopt.errors import ShapeError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, MapType, Node, OptionalType, SequenceType, TensorType, Value
 from graphopt.ir.literals import TypedTensor
 from graphopt.ops import aten, record_of
+from graphopt.ops.definition import departure
 from graphopt.ops.dispatch import stand_in
 from graphopt.ops.record import how_to_compute
 
@@ -49,6 +50,7 @@ def to_torch(graph: Graph) -> fx.GraphModule:
 
     Raises:
         UnsupportedOperatorError: operators without a meaning in torch; all of them are named.
+        ShapeError: a node is not as its operator's definition has it.
     """
     propagate(graph)
     require_supported(graph)
@@ -57,7 +59,10 @@ def to_torch(graph: Graph) -> fx.GraphModule:
 
 
 def require_supported(graph: Graph) -> None:
-    """Raises UnsupportedOperatorError with all operators in `graph` that torch cannot compute."""
+    """Raises UnsupportedOperatorError with all operators in `graph` that torch cannot compute.
+
+    Raises ShapeError for a node that is not as its operator's definition has it.
+    """
     missing: dict[str, Node] = {}
     for node in graph.walk():
         record = record_of(node)
@@ -71,6 +76,16 @@ def require_supported(graph: Graph) -> None:
             where=", ".join(node.describe() for node in missing.values()),
             hint=how_to_compute(next(iter(missing.values()))),
         )
+    for node in graph.walk():
+        wrong = departure(node) or _unknown_attribute(node)
+        if wrong is not None:
+            raise ShapeError(wrong, where=node.describe(), hint="check the number of inputs and the attributes")
+
+
+def _unknown_attribute(node: Node) -> str | None:
+    record = record_of(node)
+    unknown = None if record is None or node.bodies else record.unknown_attribute(node)
+    return None if unknown is None else f"{node.op} has an attribute '{unknown}', which is not known"
 
 
 def emit(graph: Graph, plan: Plan, training: bool, captured: Sequence[Value] = ()) -> TorchModule:

@@ -29,6 +29,7 @@ Source: TypeAlias = Union[str, os.PathLike[str], bytes, onnx.ModelProto, "onnx_g
 #: The first opset whose definitions are known here; onnx's own converter brings older models up to it.
 OLDEST_OPSET = 7
 
+_ConvertError = onnx.version_converter.ConvertError
 _NOT_ONNX = "give a file that an exporter wrote, such as torch.onnx.export"
 
 
@@ -155,6 +156,8 @@ def _opset(model: onnx.ModelProto) -> int:
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     if opset > newest:
         raise LoadError(f"the model is of opset {opset}, the installed onnx knows up to {newest}", hint="upgrade onnx")
+    if opset < 0:
+        raise LoadError(f"the model is of opset {opset}, the first is 1", hint=_NOT_ONNX)
     return opset if model.opset_import else 1
 
 
@@ -164,7 +167,7 @@ def _modern(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return model
     try:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError, _ConvertError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise LoadError(
             f"the model is of opset {opset}, and onnx cannot convert it: {reason}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +14,12 @@ from graphopt.errors import LoadError
 from graphopt.frontends import onnx_upgrade_inputs, onnx_upgrade_layers  # noqa: F401  (they fill the table)
 from graphopt.frontends.onnx_attributes import AttributeReader
 from graphopt.frontends.onnx_order import Step, describe, ordered
+from graphopt.frontends.onnx_text import read_metadata, require_text, require_texts
 from graphopt.frontends.onnx_upgrade import Upgrade
 from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value, ValueType
 from graphopt.ir.dims import is_symbolic
 from graphopt.ops import torch_notes
+from graphopt.ops.definition import departure
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
 from graphopt.ops.sparse import SPARSE
 
@@ -39,6 +41,7 @@ def read_model(model: onnx.ModelProto, external: ReadExternal | None, opset: int
     reader = _Reader(model, opset, external)
     graph = reader.graph(model.graph, None)
     graph.model = _model_info(model, opset)
+    require_texts(graph)
     note = graph.model.metadata.pop(torch_notes.SIGNATURE, None)
     if note is not None:
         graph.signature = torch_notes.read_signature_note(note, len(graph.inputs), len(graph.outputs))
@@ -63,7 +66,7 @@ def _model_info(model: onnx.ModelProto, opset: int) -> ModelInfo:
         doc=model.doc_string,
         domains={each.domain: each.version for each in model.opset_import if each.domain not in ("", "ai.onnx")},
         functions=tuple(function.SerializeToString() for function in model.functions),
-        metadata=_metadata(model.metadata_props),
+        metadata=read_metadata(model.metadata_props),
         declared=_declared(model.graph),
         rest=rest.SerializeToString(),
     )
@@ -74,10 +77,6 @@ def _declared(graph: onnx.GraphProto) -> dict[str, ValueType]:
     if not any(isinstance(kind, TensorType) and any(map(is_symbolic, kind.shape or ())) for kind in outputs.values()):
         return {}
     return {**{info.name: read_type(info.type) for info in graph.input}, **outputs}
-
-
-def _metadata(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:
-    return {entry.key: entry.value for entry in entries}
 
 
 class _Scope:
@@ -110,7 +109,7 @@ class _Reader:
     def graph(self, proto: onnx.GraphProto, parent: _Scope | None) -> Graph:
         """Reads a graph; `parent` is the scope around a body."""
         graph = Graph(proto.name)
-        graph.doc, graph.metadata = proto.doc_string, _metadata(proto.metadata_props)
+        graph.doc, graph.metadata = proto.doc_string, read_metadata(proto.metadata_props)
         outer, self._scope = self._scope, _Scope(parent)
         self._inputs(proto, graph)
         infos = {info.name: info for info in proto.value_info}
@@ -120,7 +119,7 @@ class _Reader:
             self._step(step, graph, infos)
         for annotation in proto.quantization_annotation:
             if annotation.tensor_name in names:
-                tensors = _metadata(annotation.quant_parameter_tensor_names)
+                tensors = read_metadata(annotation.quant_parameter_tensor_names)
                 names[annotation.tensor_name].metadata |= {QUANTIZATION + key: name for key, name in tensors.items()}
         for info in proto.output:
             value = self._scope.find(info.name)
@@ -153,7 +152,7 @@ class _Reader:
                 value.data = elements
                 if value.type == UNKNOWN:
                     value.type = TensorType(dtype, tuple(elements.shape))
-            value.doc, value.metadata = info.doc_string, _metadata(info.metadata_props)
+            value.doc, value.metadata = info.doc_string, read_metadata(info.metadata_props)
             names[info.name] = value
         for name, tensor in data.items():
             names[name] = self._initializer(graph, name, tensor)
@@ -169,7 +168,7 @@ class _Reader:
         return self._described(graph.add_constant(Value(TensorType(dtype, tuple(data.shape)), name, data)), proto)
 
     def _described(self, value: Value, proto: onnx.TensorProto | onnx.NodeProto) -> Value:
-        metadata = _metadata(proto.metadata_props)
+        metadata = read_metadata(proto.metadata_props)
         torch_notes.read_value_notes(value, metadata)
         value.doc, value.metadata = proto.doc_string, metadata
         return value
@@ -179,6 +178,8 @@ class _Reader:
     def _step(self, step: Step, graph: Graph, infos: dict[str, onnx.ValueInfoProto]) -> None:
         proto = step.proto
         op, domain = proto.op_type, proto.domain
+        if type(op) is not str or type(domain) is not str:
+            require_text("a node", (op, domain))
         if domain == "ai.onnx":
             domain = ""
         if op == "Constant" and not domain and self._constant(step, graph):
@@ -186,11 +187,22 @@ class _Reader:
         if op == "Identity" and self._border(step):
             return
         node = self._node(step, op, domain, infos)
-        if not domain and op in self.upgrade.adapters:
-            for each in self.upgrade.apply(graph, node):
-                graph.append(each)
-        else:
-            graph.append(node)
+        for each in self._upgraded(graph, node, proto) if not domain and op in self.upgrade.adapters else (node,):
+            wrong = departure(each)
+            if wrong is not None:
+                raise LoadError(
+                    wrong, where=describe(proto), hint="the file is malformed: onnx.checker says more; export it again"
+                )
+            graph.append(each)
+
+    def _upgraded(self, graph: Graph, node: Node, proto: onnx.NodeProto) -> Sequence[Node]:
+        try:
+            return self.upgrade.apply(graph, node)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise LoadError(
+                f"{node.op} is not as opset {self.upgrade.opset} defines it ({type(error).__name__}: {error})",
+                where=describe(proto), hint="the file is malformed: onnx.checker says more; export it again",
+            ) from error  # fmt: skip
 
     def _node(self, step: Step, op: str, domain: str, infos: dict[str, onnx.ValueInfoProto]) -> Node:
         proto = step.proto
@@ -221,7 +233,7 @@ class _Reader:
         )
         node.doc = proto.doc_string
         if proto.metadata_props:
-            metadata = _metadata(proto.metadata_props)
+            metadata = read_metadata(proto.metadata_props)
             torch_notes.read_node_notes(node, metadata)
             node.metadata = metadata
         if _HAS_DEVICES and proto.device_configurations:
@@ -236,7 +248,7 @@ class _Reader:
         else:
             value = Value(read_type(info.type), name)
             if info.doc_string or info.metadata_props:
-                value.doc, value.metadata = info.doc_string, _metadata(info.metadata_props)
+                value.doc, value.metadata = info.doc_string, read_metadata(info.metadata_props)
         if name:
             self._scope.names[name] = value
         return value

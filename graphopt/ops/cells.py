@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from graphopt.errors import OptionError, nearest
+from graphopt.errors import OptionError, ShapeError, nearest
 
 Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 #: One time step: the input's share of the gates [B, G*H] and the states [B, H] to new states, the output first.
@@ -179,14 +179,31 @@ def run_fused(
     states: tuple[torch.Tensor, ...],
     direction: str,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """All directions over x [T, B, I] by a kernel of ``torch._VF``: outputs [T, dirs, B, H] and the last states."""
-    x = x.flip(0) if direction == "reverse" else x
+    """All directions over x [T, B, I] by a kernel of ``torch._VF``: outputs [T, dirs, B, H] and the last states.
+
+    Raises ShapeError for shapes that do not fit: the kernels do not look, and read beyond the end.
+    """
     both = direction == "bidirectional"
+    _require_fit(x, parameters, states, 2 if both else 1)
+    x = x.flip(0) if direction == "reverse" else x
     # Dropout is 0, so "train" only lets cuDNN keep what its backward needs.
     hidden = states if len(states) > 1 else states[0]
     y, *last = function(x, hidden, list(parameters), True, 1, 0.0, torch.is_grad_enabled(), both, False)
     y = y.unflatten(2, (2 if both else 1, -1)).transpose(1, 2)
     return y.flip(0) if direction == "reverse" else y, tuple(last)
+
+
+def _require_fit(
+    x: torch.Tensor, parameters: Sequence[torch.Tensor], states: Sequence[torch.Tensor], directions: int
+) -> None:
+    rows, hidden = parameters[1].shape
+    wanted = [(rows, x.shape[-1]), (rows, hidden), (rows,), (rows,)] * directions
+    found = [tuple(each.shape) for each in parameters]
+    if x.ndim != 3 or found != wanted or rows % max(hidden, 1):
+        raise ShapeError(f"weights {found} do not fit an input {list(x.shape)}; {wanted} would")
+    state = (directions, x.shape[1], hidden)
+    if any(tuple(each.shape) != state for each in states):
+        raise ShapeError(f"states of {[list(each.shape) for each in states]} instead of {list(state)}")
 
 
 __all__ = [

@@ -258,7 +258,10 @@ def _read_dim(proto: onnx.TensorShapeProto.Dimension) -> Any:
     # Exporters write -1 for a size that they do not know.
     if proto.HasField("dim_value"):
         return proto.dim_value if proto.dim_value >= 0 else None
-    return normalise(proto.dim_param) if proto.dim_param else None
+    name = proto.dim_param
+    if not isinstance(name, str):
+        raise LoadError(f"a dimension is called {bytes(name)!r}, which is no text", hint="the file is malformed")
+    return normalise(name) if name else None
 
 
 def write_type(kind: ValueType) -> onnx.TypeProto:

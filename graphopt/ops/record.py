@@ -99,6 +99,24 @@ class Operator:
         }
 
     @cached_property
+    def _known(self) -> frozenset[str] | None:
+        """The attributes that `compute` takes; ``None`` when it takes any."""
+        if self.compute is None:
+            return None
+        try:
+            parameters = inspect.signature(self.compute).parameters.values()
+        except ValueError:
+            return frozenset()
+        return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else frozenset(self.attributes)
+
+    def unknown_attribute(self, node: Node) -> str | None:
+        """The name of an attribute of `node` that `compute` does not take, if there is one."""
+        known = self._known
+        if known is None or node.attributes.keys() <= known:
+            return None
+        return min(node.attributes.keys() - known)
+
+    @cached_property
     def _asks(self) -> frozenset[str]:
         try:
             return _TOLD & (inspect.signature(self.compute).parameters.keys() if self.compute else set())
@@ -185,6 +203,13 @@ def execute(node: Node, inputs: Sequence[torch.Tensor | None]) -> tuple[Any, ...
     if record is None or record.compute is None:
         raise UnsupportedOperatorError(
             f"operator {node.domain + '::' if node.domain else ''}{node.op} cannot be executed with torch",
+            where=node.describe(),
+            hint=how_to_compute(node),
+        )
+    unknown = record.unknown_attribute(node)
+    if unknown is not None:
+        raise UnsupportedOperatorError(
+            f"{node.op} has an attribute '{unknown}', which is not known",
             where=node.describe(),
             hint=how_to_compute(node),
         )

@@ -19,7 +19,7 @@ def infer_node(node: Node) -> list[Value]:
         contents = record.evaluate(node) if record.evaluate else ()
     except ShapeError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ShapeError(
             f"inputs or attributes of {node.op} are not as its definition has them ({type(error).__name__}: {error})",
             where=node.describe(),

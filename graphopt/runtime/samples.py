@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,8 @@ from graphopt.ir import dims as D
 
 # Two differs from one, so that a batch that was folded away shows; more costs time.
 DEFAULT_SIZE = 2
+#: Larger inputs are not made up: a damaged file may ask for anything.
+MAX_ELEMENTS = 1 << 28
 
 
 def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None = None) -> list[torch.Tensor]:
@@ -23,7 +26,7 @@ def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None 
         sizes: sizes of named dimensions; the others, and unknown ones, are 2.
 
     Raises:
-        DataError: an input is no tensor of numbers.
+        DataError: an input is no tensor of numbers, or one of more than `MAX_ELEMENTS`.
     """
     generator = torch.Generator().manual_seed(seed)
     return [_example(value, generator, sizes or {}) for value in graph.inputs]
@@ -40,6 +43,11 @@ def _example(value: Value, generator: torch.Generator, sizes: Mapping[str, int])
     if kind.dtype is DType.UNDEFINED:
         kind = TensorType(DType.FLOAT32, kind.shape)
     shape = [_extent(dim, sizes) for dim in kind.shape or ()]
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise DataError(
+            f"input '{value.name}' has {math.prod(shape):.1e} elements, too many to make up", where=value.name,
+            hint="give data",
+        )  # fmt: skip
     if kind.dtype is DType.BOOL:
         return torch.ones(shape, dtype=torch.bool)
     if kind.dtype.is_integer:
