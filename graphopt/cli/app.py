@@ -12,6 +12,8 @@ import typer
 from rich.console import Console, RenderableType
 
 from graphopt.cli import models, tables
+from graphopt.cli.bench import bench
+from graphopt.cli.new_pass import new_pass
 from graphopt.errors import OptionError, nearest
 
 app = typer.Typer(
@@ -185,3 +187,30 @@ def diff(
     _show(table)
     if not equal:
         raise typer.Exit(1)
+
+
+@app.command()
+def reduce(
+    model: Model,
+    pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="The pipeline that fails.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="Where to: .onnx or .txt, or - for standard output.")],
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs and of the run.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+) -> None:
+    """Cut a model down to the smallest part on which a pipeline still fails in the same way."""
+    from graphopt.pipeline.context import no_progress
+    from graphopt.pipeline.progress import RichProgress
+    from graphopt.pipeline.reduce import reduce_graph
+
+    models.check_output(output)
+    graph = models.read(model)
+    before = sum(1 for _ in graph.nodes)
+    progress = RichProgress() if sys.stderr.isatty() else no_progress
+    failing = reduce_graph(graph, pipeline, seed=seed, tolerance=tolerance, progress=progress)
+    models.write(graph, output, None)
+    console = Console(stderr=output == "-", highlight=False, soft_wrap=True)
+    console.print(f"{before} -> {sum(1 for _ in graph.nodes)} nodes, which fail with: {failing.message}", markup=False)
+
+
+app.command()(bench)
+app.command("new-pass")(new_pass)

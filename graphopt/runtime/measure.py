@@ -1,0 +1,145 @@
+"""What a model costs to run: time, size, modelled energy; and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from graphopt.analysis.cost import Cost
+from graphopt.backends import to_onnx, to_torch
+from graphopt.errors import DataError
+from graphopt.ir import Graph
+from graphopt.runtime.calls import call_flat
+from graphopt.runtime.executor import run
+from graphopt.runtime.ort import OrtSession
+from graphopt.runtime.timing import medians
+
+Runtime: TypeAlias = Literal["ort", "torch"]
+
+#: Picojoules of a multiply-accumulate in float32 and int8 and of a byte from memory: Horowitz, "Computing's energy
+#: problem", ISSCC 2014, figure 1.1.9 (45 nm; DRAM at 1.3 nJ to 2.6 nJ for 8 bytes).
+_FLOAT_MAC, _INT8_MAC, _BYTE = 4.6, 0.3, 160.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures of one model.
+
+    Attributes:
+        seconds: median time of a run.
+        macs: multiply-accumulates per sample.
+        weight_bytes: of the weights as stored.
+        millijoules: modelled energy per sample: arithmetic, and weights read from memory once.
+        accuracy: part of the labels that the first output has right; ``None`` without labels.
+        sqnr_db: signal to noise ratio of the outputs against those of the first model.
+    """
+
+    seconds: float
+    macs: int
+    weight_bytes: int
+    millijoules: float
+    accuracy: float | None
+    sqnr_db: float
+
+
+def energy(graph: Graph) -> float:
+    """Modelled energy of one sample in millijoules: arithmetic by its width, and every weight read from memory once.
+
+    Operators on integers, or behind DequantizeLinear for both factors, count as 8-bit arithmetic.
+    """
+    cost = Cost(graph)
+    total = cost.weight_bytes * _BYTE
+    for each in cost.nodes:
+        total += (each.macs or 0) * (_INT8_MAC if _is_integer(each.node.inputs) else _FLOAT_MAC)
+    return total * 1e-9
+
+
+def _is_integer(inputs: Sequence[Any]) -> bool:
+    factors = [value for value in inputs[:2] if value is not None]
+    return all(
+        value.dtype.is_integer or (value.producer is not None and value.producer.op == "DequantizeLinear")
+        for value in factors
+    )
+
+
+def measure(
+    graphs: Sequence[Graph],
+    inputs: Sequence[torch.Tensor],
+    *,
+    runtime: Runtime = "ort",
+    threads: int = 1,
+    runs: int = 20,
+    labelled: Iterable[tuple[Sequence[torch.Tensor], torch.Tensor]] = (),
+) -> list[Measured]:
+    """Measures models beside one another: they take turns, so that load on the machine hits all of them alike.
+
+    Args:
+        graphs: the models; signal to noise ratios are against the first one.
+        inputs: what they are run on, in the order of the graphs' inputs.
+        runtime: "ort" (ONNX Runtime on the CPU) or "torch" (the emitted module, eagerly).
+        threads: that a run may use.
+        runs: timed runs of each, after three untimed ones.
+        labelled: batches of inputs and labels for the accuracy.
+
+    Raises:
+        DataError: a model cannot be run on the inputs.
+    """
+    batches = list(labelled)
+    calls = {str(number): _call(graph, runtime, threads, inputs) for number, graph in enumerate(graphs)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads if runtime == "torch" else before)
+    try:
+        seconds = medians(calls, repeats=runs)
+    finally:
+        torch.set_num_threads(before)
+    results = [run(graph, inputs) for graph in graphs]
+    found = []
+    for number, graph in enumerate(graphs):
+        cost = Cost(graph)
+        found.append(
+            Measured(
+                seconds[str(number)], cost.macs, cost.weight_bytes, energy(graph), _accuracy(graph, batches),
+                _sqnr(results[number], results[0]),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _call(graph: Graph, runtime: Runtime, threads: int, inputs: Sequence[torch.Tensor]) -> Any:
+    if runtime == "ort":
+        session = OrtSession(to_onnx(graph), threads=threads)
+        arrays = [tensor.numpy() for tensor in inputs]
+        return lambda: session.run(arrays)
+    module = to_torch(graph).eval()
+    return torch.no_grad()(lambda: call_flat(module, graph, inputs))
+
+
+def _accuracy(graph: Graph, batches: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor]]) -> float | None:
+    if not batches:
+        return None
+    hits = count = 0
+    for inputs, labels in batches:
+        scores = run(graph, inputs)[0]
+        if scores.dim() < 2 or scores.shape[0] != labels.shape[0]:
+            raise DataError(
+                f"the first output is {list(scores.shape)}, the labels are {list(labels.shape)}", where=graph.name,
+                hint="accuracy wants scores [rows, classes ...] for labels [rows ...]",
+            )  # fmt: skip
+        hits += int((scores.argmax(1) == labels).sum())
+        count += labels.numel()
+    return hits / max(count, 1)
+
+
+def _sqnr(got: Sequence[Any], want: Sequence[Any]) -> float:
+    noise = signal = 0.0
+    for mine, theirs in zip(got, want, strict=False):
+        if isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and theirs.is_floating_point():
+            noise += float((mine.double() - theirs.double()).square().sum())
+            signal += float(theirs.double().square().sum())
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
