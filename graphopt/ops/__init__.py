@@ -3,8 +3,8 @@
 # ruff: noqa: F401, I001  (importing a family registers its records)
 from graphopt.ops import (
     activation, along_axis, arithmetic, aten, attention, cast, classic, concat, control, conv, creation, deform,
-    detect, elementwise, expand, flex, gather, logic, loss, matmul, norm, pad, pool, quant, quant_linear, random,
-    reduce, resize, rnn, roi, rotary, sample, scatter, select, sequence, shape, slice, spectral, stateful, text,
+    detect, elementwise, expand, flex, gather, logic, loss, matmul, microsoft, norm, pad, pool, quant, quant_linear,
+    random, reduce, resize, rnn, roi, rotary, sample, scatter, select, sequence, shape, slice, spectral, stateful, text,
     training, transpose, view,
 )  # fmt: skip
 from graphopt.ops.record import REQUIRED, Operator, attribute, execute, find, operators, record_of, register

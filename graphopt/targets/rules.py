@@ -199,6 +199,7 @@ class Target:
         opset: the newest opset that the backend reads; 0 for any.
         weight_only: how it wants weights stored whose products are in float: behind "DequantizeLinear", or in ONNX
             Runtime's "MatMulNBits".
+        dynamic_lstm: it has ONNX Runtime's DynamicQuantizeLSTM.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Target:
     passthrough_follows_readers: bool = False
     opset: int = 0
     weight_only: WeightOnly = "DequantizeLinear"
+    dynamic_lstm: bool = False
 
     @property
     def costed(self) -> bool:

@@ -1,6 +1,7 @@
 """Quantization passes."""
 
 from graphopt.passes.quantize.calibrate import Calibrate
+from graphopt.passes.quantize.dynamic import QuantizeDynamic
 from graphopt.passes.quantize.insert import InsertQDQ
 from graphopt.passes.quantize.learn_scales import LearnScales
 from graphopt.passes.quantize.measure import MeasureError
@@ -24,5 +25,5 @@ register_alias(
 __all__ = [
     "AdaRound", "Calibrate", "CorrectBias", "Equalize", "Gptq", "InsertQDQ", "InsertWeightQDQ", "LearnScales",
     "LimitDrop",
-    "MeasureError", "PackWeights",
+    "MeasureError", "PackWeights", "QuantizeDynamic",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from graphopt.passes.quantize.pairs import constant_data
 from graphopt.passes.quantize.placement import WeightSite, is_named
 from graphopt.targets import OperatorRule, Target, constant_source
 
-_MOVES = frozenset({"Concat", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+_MOVES = frozenset({"Concat", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 
 #: How many scales: one for all weights, one for each, one per output channel, per block of what is summed, per element.
 Granularity: TypeAlias = Literal["global", "tensor", "channel", "block", "element"]

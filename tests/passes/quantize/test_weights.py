@@ -223,8 +223,7 @@ def test_training_through_a_format(place):
     loose = accuracy(tuned)
     optimize(tuned, "pack-weights", check=False)
     assert accuracy(tuned) == pytest.approx(loose, abs=0.003)
-    assert accuracy(tuned) >= accuracy(plain) - 0.003
-    assert accuracy(tuned) > 0.8
+    assert accuracy(tuned) >= min(accuracy(plain) + 0.3, 0.96)
 
 
 def test_a_learned_step_has_lsq_s_gradient():
