@@ -12,8 +12,9 @@ from tests.passes.rule_cases import check, check_instance
 from tests.passes.simplify.quantized_cases import CASES as QUANTIZED
 from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
 from tests.passes.simplify.selection_cases import CASES as SELECTIONS
+from tests.passes.substitute.rule_cases import CASES as SUBSTITUTES
 
-CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED]
+CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED, *SUBSTITUTES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
