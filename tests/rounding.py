@@ -117,11 +117,3 @@ def is_near(got: torch.Tensor, want: torch.Tensor, spread: float = 0.0) -> bool:
         return got.dtype == want.dtype and torch.equal(got, want)
     found = difference(got, want)
     return found.within(TOLERANCE) or (found.shapes_equal and found.max_abs <= max(FACTOR * spread, ABSOLUTE))
-
-
-def is_loose(want: torch.Tensor, spread: float) -> bool:
-    """Whether rounding makes the bound wider than `TOLERANCE`."""
-    if not want.is_floating_point():
-        return False
-    finite = want[want.isfinite()].abs()
-    return bool(finite.numel()) and FACTOR * spread > TOLERANCE * (float(finite.max()) or 1.0)

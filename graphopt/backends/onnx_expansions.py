@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 
 from graphopt.ir import DType, Node, Value
 from graphopt.ops.builder import Builder, Operand
+from graphopt.ops.infer import integers
 from graphopt.ops.record import attribute
 
 #: Makes the values that replace a node's outputs; ``None`` when too little is known about the node.
@@ -109,6 +111,21 @@ def _trilu(node: Node, b: Builder) -> list[Value] | None:
 
 def _positions(b: Builder, count: Value) -> Value:
     return b.Range(0, count, 1)
+
+
+@_expands("AffineGrid")
+def _affine_grid(node: Node, b: Builder) -> list[Value] | None:
+    """A product with the grid of the identity; ONNX's function takes a batch of one for a dimension to drop."""
+    theta, size = node.operand(0), integers(node.input(1)) or []
+    space = [extent for extent in size[2:] if isinstance(extent, int)]
+    rank = len(size) - 2
+    if theta.dtype is DType.UNDEFINED or not space or len(space) < rank:
+        return None
+    identity = torch.eye(rank, rank + 1)[None]
+    grid = F.affine_grid(identity, [1, 1, *space], bool(attribute(node, "align_corners"))).reshape(-1, rank)
+    points = b.constant(torch.cat([grid, torch.ones(len(grid), 1)], 1).to(theta.dtype.torch), dtype=theta.dtype)
+    moved = b.MatMul(points, b.Transpose(theta, perm=[0, 2, 1]))
+    return [b.Reshape(moved, [-1, *space, rank])]
 
 
 @_expands("CumProd")

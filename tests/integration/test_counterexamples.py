@@ -42,6 +42,15 @@ def test_prelu_of_a_vector_with_one_slope():
     agree(one("PRelu", (4,), torch.tensor(0.3)), torch.randn(4))
 
 
+@pytest.mark.parametrize(("theta", "size"), [((1, 2, 3), [1, 3, 3, 2]), ((2, 3, 4), [2, 1, 2, 3, 4])])
+@pytest.mark.parametrize("align", [0, 1])
+def test_affine_grid_in_older_operators(theta, size, align):
+    graph, given = one("AffineGrid", theta, torch.tensor(size), align_corners=align), torch.randn(theta)
+    got = OrtSession(go.to_onnx(graph, 13), optimize=False).run([given])
+    want = nn.functional.affine_grid(given, size, bool(align))
+    assert compare([torch.from_numpy(got[0])], [want]).within(1e-6)
+
+
 def test_names_of_what_bodies_take_are_labels():
     def looped(names):
         graph, body = Graph(), Graph()

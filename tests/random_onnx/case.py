@@ -37,15 +37,22 @@ def random_model(rng: random.Random, steps: int) -> RandomModel:
     for add in rng.sample(_INPUTS, rng.choice([1, 2, 2, 3])):
         add(grower)
     grower.grow(steps)
-    given = set(grower.graph.inputs)
+    for item in _returned(grower):
+        grower.graph.add_output(item.value)
+    inputs = [[env[value] for value in grower.graph.inputs] for env in grower.env]
+    floats = [v for v in grower.graph.constants if v.dtype is DType.FLOAT32 and v.uses]
+    defaults = rng.sample(floats, 1) if floats and rng.random() < 0.1 else []
+    return RandomModel(Writer(opset, defaults).model(grower.graph), grower.graph, inputs)
+
+
+def _returned(grower: Grower) -> list[Item]:
+    """What nothing reads, and some of the rest; now and then an input."""
+    rng, given = grower.rng, set(grower.graph.inputs)
     made = [item for item in grower.pool if item.value not in given]
     leaves = [item for item in made if not item.value.uses]
     some = rng.sample(made, min(len(made), rng.randint(0, 2)))
-    chosen: list[Item] = list(dict.fromkeys([*leaves, *some]))
-    for item in chosen:
-        grower.graph.add_output(item.value)
-    inputs = [[env[value] for value in grower.graph.inputs] for env in grower.env]
-    return RandomModel(Writer(opset).model(grower.graph), grower.graph, inputs)
+    passed = rng.sample(grower.pool[:1], 1) if rng.random() < 0.1 or not made else []
+    return list(dict.fromkeys([*leaves, *some, *passed]))
 
 
 def _normal(grower: Grower) -> Any:

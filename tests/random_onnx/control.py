@@ -110,7 +110,8 @@ def scan(g: Grower) -> Made:
     body.add_output(inner.b.Sin(mixed), "each")
     backward = g.rng.choice([None, [1]])
     out_axis = g.rng.choice([None, [g.rng.randrange(x.rank)]])
-    return g.b.Scan(state, x.value, body=body, num_scan_inputs=1, scan_input_axes=g.rng.choice([[axis], [axis - x.rank]]),
+    in_axis = g.rng.choice([[axis], [axis - x.rank]])
+    return g.b.Scan(state, x.value, body=body, num_scan_inputs=1, scan_input_axes=in_axis,
                     scan_input_directions=backward, scan_output_axes=out_axis,
                     scan_output_directions=g.rng.choice([None, [1]]), outputs=2)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Graphs as ONNX models, written without graphopt's backend: a bug in that must not reach both sides of a comparison."""
+"""Graphs as ONNX models, written without graphopt's backend: a bug there must not reach both sides of a comparison."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -21,13 +20,18 @@ _SUB_BYTE = (DType.INT4, DType.UINT4, DType.INT2, DType.UINT2)
 class Writer:
     """Writes a graph as it stands, at the opset that is asked for.
 
+    Constants become initializers or Constant nodes of all forms, nodes get names and doc strings, or none, by turns.
+
     Args:
         opset: of the standard operators; whether it has the operators in this form is the caller's business.
+        defaults: constants that are to be inputs as well, which callers may leave out.
     """
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, defaults: Sequence[Value] = ()) -> None:
         self.opset = opset
+        self._defaults = frozenset(defaults)
         self._names: dict[Value, str] = {}
+        self._turn = 0
 
     def model(self, graph: Graph) -> onnx.ModelProto:
         """The model of an outermost graph. Outputs have element types and ranks, but no extents."""
@@ -35,11 +39,12 @@ class Writer:
             helper.make_tensor_value_info(self._name(v), int(v.dtype), [_size(d) for d in v.shape or ()])
             for v in graph.inputs
         ]
-        nodes = [self._node(each) for each in graph.nodes]
+        weights, made = self._constants(graph)
+        nodes = [*made, *(self._node(each) for each in graph.nodes)]
+        inputs += [_info(v, self._name(v)) for v in graph.constants if v in self._defaults]
         outputs = [
             helper.make_tensor_value_info(self._name(v), int(v.dtype), [None] * (v.rank or 0)) for v in graph.outputs
         ]
-        weights = [_tensor(v, self._name(v)) for v in graph.constants]
         proto = helper.make_graph(nodes, "random", inputs, outputs, weights)
         domains = {node.domain for node in graph.walk()} - {""}
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, _version(d)) for d in sorted(domains))]
@@ -50,7 +55,24 @@ class Writer:
         attributes = {name: self._attribute(value) for name, value in plain.items()}
         reads = [self._name(v) if v is not None else "" for v in operands]
         outputs = [self._name(v) if v.uses or v.name != "-" else "" for v in node.outputs]
-        return helper.make_node(node.op, reads, outputs, domain=node.domain, **attributes)
+        self._turn += 1
+        name = f"node{self._turn}" if self._turn % 3 else None
+        doc = f"made in turn {self._turn}" if self._turn % 5 == 0 else None
+        return helper.make_node(node.op, reads, outputs, name, doc, node.domain, **attributes)
+
+    def _constants(self, graph: Graph) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+        """Initializers and Constant nodes."""
+        weights, nodes = [], []
+        for value in graph.constants:
+            if not value.uses:
+                continue
+            self._turn += 1
+            name = self._name(value)
+            if self._turn % 4 or value in self._defaults:
+                weights.append(_tensor(value, name))
+            else:
+                nodes.append(helper.make_node("Constant", [], [name], **_constant_attribute(value, self.opset)))
+        return weights, nodes
 
     def _attribute(self, value: Any) -> Any:
         if isinstance(value, Graph):
@@ -63,9 +85,9 @@ class Writer:
         inputs = [
             helper.make_tensor_value_info(self._name(v), int(v.dtype), [None] * (v.rank or 0)) for v in body.inputs
         ]
-        nodes = [self._node(each) for each in body.nodes]
+        weights, made = self._constants(body)
+        nodes = [*made, *(self._node(each) for each in body.nodes)]
         outputs = [helper.make_tensor_value_info(self._name(v), int(v.dtype), None) for v in body.outputs]
-        weights = [_tensor(v, self._name(v)) for v in body.constants]
         return helper.make_graph(nodes, f"body{len(self._names)}", inputs, outputs, weights)
 
     def _name(self, value: Value) -> str:
@@ -73,14 +95,31 @@ class Writer:
 
 
 def form_at(node: Node, opset: int) -> tuple[Sequence[Value | None], dict[str, Any]]:
-    """Operands and attributes: most reductions had their axes as an attribute before opset 18."""
+    """Operands and attributes: what is a constant operand now was an attribute before some opset."""
     operands, attributes = list(node.inputs), dict(node.attributes)
-    if opset < 18 and node.op.startswith("Reduce") and node.op != "ReduceSum" and len(operands) == 2:
-        axes = operands.pop()
-        assert axes is not None
-        assert axes.data is not None
-        attributes["axes"] = tuple(axes.data.tolist())
+    since = 13 if node.op == "ReduceSum" else 18 if node.op.startswith("Reduce") else _OPERAND_SINCE.get(node.op, 0)
+    if opset < since and len(operands) == 2:
+        held = operands[1]
+        if held is not None and held.data is not None:
+            attributes["split" if node.op == "Split" else "axes"] = tuple(held.data.tolist())
+            operands.pop()
     return operands, attributes
+
+
+_OPERAND_SINCE = {"Squeeze": 13, "Unsqueeze": 13, "Split": 13}
+
+
+def _info(value: Value, name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, int(value.dtype), [_size(d) for d in value.shape or ()])
+
+
+def _constant_attribute(value: Value, opset: int) -> dict[str, Any]:
+    """The attribute that holds a constant: a number, numbers, or a tensor."""
+    data = value.data
+    kind = {DType.INT64: "int", DType.FLOAT32: "float"}.get(value.dtype)
+    if data is None or kind is None or data.dim() > 1 or not data.numel() or opset < 12:
+        return {"value": _tensor(value, "")}
+    return {f"value_{kind}s": data.tolist()} if data.dim() else {f"value_{kind}": data.item()}
 
 
 def _size(dim: D.Dim) -> int | str | None:
@@ -152,8 +191,3 @@ def _is_runnable(op: str, domain: str, reads: Any, makes: Any, attributes: Any, 
     except Exception:  # onnxruntime's exceptions have no common base class
         return False
     return True
-
-
-def feeds_of(graph: Graph, tensors: list[torch.Tensor]) -> dict[str, np.ndarray]:
-    """Inputs of a session by name."""
-    return {value.name: tensor.numpy() for value, tensor in zip(graph.inputs, tensors, strict=True)}
