@@ -1,13 +1,16 @@
 """Random models sent round: torch modules (see `tests.round_trip`) or ONNX files (see `tests.onnx_round_trip`).
 
-Run by hand: ``python -m tests.bench.fuzz_round_trip --kind onnx --count 1000``. Prints the seeds of those that lose
-something; at the end the outcomes, and how often each operator took part.
+Run by hand: ``python -m tests.bench.fuzz_round_trip --kind onnx --count 1000``; a count of 0 goes on until it is
+interrupted. Prints the seeds of those that lose something; at the end, or when interrupted, the outcomes and how many
+graphs each operator took part in.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import signal
 import time
 import traceback
 import warnings
@@ -34,6 +37,17 @@ class Fuzz:
         self.outcomes: Counter[str] = Counter()
         self.operators: Counter[str] = Counter()
         self.program = ""
+
+    def run(self, kind: str, seed: int, verbose: bool) -> None:
+        """Sends the model of a seed round; whatever goes wrong is listed."""
+        try:
+            self.outcomes[getattr(self, kind)(seed)] += 1
+        except Exception as error:  # whatever it is, it is listed
+            self.outcomes["wrong"] += 1
+            print(f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+            if verbose:
+                print(self.program)
+                traceback.print_exc()
 
     def torch(self, seed: int) -> str:
         """Sends the module of a seed round."""
@@ -63,16 +77,14 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     fuzz, started = Fuzz(), time.perf_counter()
-    for seed in range(arguments.first, arguments.first + arguments.count):
-        try:
-            fuzz.outcomes[getattr(fuzz, arguments.kind)(seed)] += 1
-        except Exception as error:  # whatever it is, it is listed
-            fuzz.outcomes["wrong"] += 1
-            print(f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
-            if arguments.verbose:
-                print(fuzz.program)
-                traceback.print_exc()
-    print(f"{dict(fuzz.outcomes)} in {time.perf_counter() - started:.0f} s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    seeds = itertools.count(arguments.first)
+    try:
+        for seed in itertools.islice(seeds, arguments.count) if arguments.count else seeds:
+            fuzz.run(arguments.kind, seed, arguments.verbose)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(f"{fuzz.outcomes.total()} seeds: {dict(fuzz.outcomes)} in {time.perf_counter() - started:.0f} s")
     if fuzz.operators:
         print(f"{len(fuzz.operators)} operators: {', '.join(f'{k} {v}' for k, v in fuzz.operators.most_common())}")
 
