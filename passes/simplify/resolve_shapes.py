@@ -73,11 +73,13 @@ def _name_type(node: Node) -> bool:
 
 def _fix_reshape(node: Node) -> bool:
     shape = node.input(1)
-    if shape is None or shape.is_constant or attribute(node, "allowzero"):
+    if shape is None or shape.is_constant:
         return False
     target = reshape_target(node.operand(0).shape, node.output.shape)
     if target is None or node.graph is None:
         return False
+    if attribute(node, "allowzero"):  # the new shape has no zero that means one
+        del node.attributes["allowzero"]
     node.set_input(1, node.graph.add_constant(torch.tensor(target, dtype=torch.int64)))
     sweep([shape])
     return True

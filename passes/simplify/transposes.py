@@ -201,13 +201,13 @@ def _is_free_of_zeros(value: Value) -> bool:
 class ReshapedTranspose(Rule):
     """Reshape, Transpose, Reshape is a Transpose, and a Reshape only where one is left to do.
 
-    Condition: the first Reshape merges neighbouring dimensions of known extents and splits none, so that the Transpose
-    can move these themselves.
+    Conditions: the first Reshape merges neighbouring dimensions and splits none, so that the Transpose can move these
+    themselves; all extents are known, if only as expressions. Where a Reshape is left, its target is a constant without
+    zeros.
     """
 
     def pattern(self, op: Patterns, x: Var, s: Var, t: Var) -> Pattern:
-        inner = op.Reshape(x, op.constant(s)).named("merge")
-        return op.Reshape(op.Transpose(inner).named("transpose"), op.where(t, _is_free_of_zeros))
+        return op.Reshape(op.Transpose(op.Reshape(x, s).named("merge")).named("transpose"), t)
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         x, perm = m["x"], permutation(m.node("transpose"))
@@ -217,6 +217,8 @@ class ReshapedTranspose(Rule):
         y = op.Transpose(x, perm=[axis for group in perm for axis in groups[group]])
         if same_shape(y, m.root.output):
             return y
+        if not _is_free_of_zeros(m["t"]):
+            return m.fail("it is reshaped to what is not known beforehand")
         return op.Reshape(y, m["t"], allowzero=m.root.attributes.get("allowzero"))
 
 

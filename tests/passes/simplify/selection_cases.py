@@ -348,6 +348,22 @@ def batched_transposes(d):
     return d.Reshape(y, [2, 3, 5, 4]), d.Reshape(z, [-1, 2])
 
 
+@match(T.ReshapedTranspose)
+def keys_that_are_transposed_head_by_head(d):
+    x = d.Relu(d.input("n", 2, "m", 3))
+    batch, rows = d.Shape(x, start=0, end=2), d.Shape(x, start=2, end=3)
+    merged = d.Reshape(x, d.Concat(d.constant([-1]), rows, d.constant([3]), axis=0))
+    return d.Reshape(d.Transpose(merged, perm=(0, 2, 1)), d.Concat(batch, d.constant([3]), rows, axis=0))
+
+
+@miss(T.ReshapedTranspose, reason="not known beforehand")
+def rows_that_are_cut_anew(d):
+    x = d.Relu(d.input("n", 2, "m", 3))
+    rows = d.Shape(x, start=2, end=3)
+    merged = d.Reshape(x, d.Concat(d.constant([-1]), rows, d.constant([3]), axis=0))
+    return d.Reshape(d.Transpose(merged, perm=(0, 2, 1)), d.Concat(d.constant([-1]), rows, axis=0))
+
+
 @miss(T.ReshapedTranspose, reason="splits a dimension")
 def depth_to_space(d):
     x = d.Reshape(d.input(2, 8, 3, 3), [2, 2, 2, 2, 3, 3])

@@ -71,6 +71,19 @@ def test_reshape_with_several_symbolic_dimensions():
     assert not second.operand(1).is_constant
 
 
+def test_reshape_that_takes_zeros_for_zeros():
+    d = Draft()
+    x = d.input("n", "m", 4)
+    start, end = d.Shape(x, start=0, end=1), d.Shape(x, start=1, end=2)
+    d.output(d.Reshape(x, d.Concat(start, d.constant([-1]), axis=0), allowzero=1))
+    d.output(d.Reshape(x, d.Concat(start, end, d.constant([2, 2]), axis=0), allowzero=1))
+    apply(d, "resolve-shapes,eliminate-dead")
+    first, second = d.graph
+    assert (first.op, second.op) == ("Reshape", "Reshape")
+    assert second.operand(1).data.tolist() == [0, 0, 2, 2]
+    assert "allowzero" not in second.attributes
+
+
 def test_reshape_to_nothing_is_left():
     d = Draft()
     x = d.input("n", 0, 4)
