@@ -36,15 +36,17 @@ class Equalize(Pass):
     2019, arXiv:1906.04721).
 
     Attributes:
-        method: "activations" needs data, "weights" does not.
+        by: "activations" needs data, "weights" does not.
         strength: how much of the unevenness the weights take over, from 0 to 1.
+        above: tensors none of whose channels has a larger factor, or a smaller one than its inverse, stay as they are.
         batches: batches to read at most; 0 reads all.
     """
 
     contract: ClassVar[Contract] = Contract.EXACT
 
-    method: Literal["activations", "weights"] = "activations"
+    by: Literal["activations", "weights"] = "activations"
     strength: float = 0.5
+    above: float = 1.01
     batches: int = 8
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Equalize(Pass):
             raise OptionError(
                 f"strength is {self.strength:g}", where="equalize{strength}", hint="give a number from 0 to 1"
             )
+        if not self.above >= 1:
+            raise OptionError(f"above is {self.above:g}", where="equalize{above}", hint="give 1 or more")
         if self.batches < 0:
             raise OptionError(f"batches is {self.batches}", where="equalize{batches}", hint="give 0 or more")
 
@@ -59,8 +63,8 @@ class Equalize(Pass):
         groups = [group for group in channel_groups(graph) if group.makers or group.divided]
         if not groups:
             return Changes(False, notes=("no channels can be rescaled",))
-        largest = _by_weights(groups) if self.method == "weights" else self._by_activations(graph, groups, context)
-        changed = sum(factor > 1 + _SETTLED for factor in largest)
+        largest = self._by_weights(groups) if self.by == "weights" else self._by_activations(graph, groups, context)
+        changed = sum(factor > self.above for factor in largest)
         if not changed:
             return Changes(False, notes=("all channels are even",))
         note = f"channels of {changed} tensors rescaled, by up to {max(largest):.3g}"
@@ -68,7 +72,23 @@ class Equalize(Pass):
 
     def _by_activations(self, graph: Graph, groups: list[ChannelGroup], context: Context) -> list[float]:
         ranges = activation_ranges(graph, groups, context, self.batches)
-        return [_apply(group, self._factors(group, ranges)) for group in groups]
+        return [_apply(group, self._factors(group, ranges), self.above) for group in groups]
+
+    def _by_weights(self, groups: list[ChannelGroup]) -> list[float]:
+        """Sweeps until the ranges of weights on both sides of every group are even (paper, section 4.1)."""
+        groups = [group for group in groups if group.makers]
+        largest = [1.0] * len(groups)
+        for _ in range(_SWEEPS):
+            moved = []
+            for number, group in enumerate(groups):
+                made = torch.stack([_output_ranges(layer) for layer in group.makers]).amax(0)
+                read = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
+                above = 1 + _SETTLED if largest[number] > 1 else self.above
+                moved.append(_apply(group, even((made / read).sqrt(), centred=False), above))
+                largest[number] *= moved[-1]
+            if max(moved, default=1.0) <= 1 + _SETTLED:
+                break
+        return largest
 
     def _factors(self, group: ChannelGroup, ranges: Mapping[Value, torch.Tensor]) -> torch.Tensor:
         activations = torch.stack([ranges[layer.node.operand(0)] for layer in group.readers]).amax(0)
@@ -108,27 +128,12 @@ def activation_ranges(
     return found
 
 
-def _by_weights(groups: list[ChannelGroup]) -> list[float]:
-    """Sweeps until the ranges of weights on both sides of every group are even (paper, section 4.1)."""
-    groups = [group for group in groups if group.makers]
-    largest = [1.0] * len(groups)
-    for _ in range(_SWEEPS):
-        moved = []
-        for number, group in enumerate(groups):
-            made = torch.stack([_output_ranges(layer) for layer in group.makers]).amax(0)
-            read = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
-            moved.append(_apply(group, even((made / read).sqrt(), centred=False)))
-            largest[number] *= moved[-1]
-        if max(moved, default=1.0) <= 1 + _SETTLED:
-            break
-    return largest
-
-
-def _apply(group: ChannelGroup, factors: torch.Tensor) -> float:
-    """Rescales a group, unless that changes next to nothing; says by how much at most."""
+def _apply(group: ChannelGroup, factors: torch.Tensor, above: float) -> float:
+    """Rescales a group by factors of which some are above a limit; says by how much at most, 1 where it does not."""
     largest = float(torch.maximum(factors, 1 / factors).max())
-    if largest > 1 + _SETTLED:
-        group.rescale(factors)
+    if largest <= above:
+        return 1.0
+    group.rescale(factors)
     return largest
 
 

@@ -41,11 +41,11 @@ def quantized(pipeline, spread=1.0):
 # -- equalize
 
 
-@pytest.mark.parametrize("method", ["activations", "weights"])
-def test_equalize_undoes_channels_scaled_apart(method):
+@pytest.mark.parametrize("by", ["activations", "weights"])
+def test_equalize_undoes_channels_scaled_apart(by):
     even = noise(*quantized(INT8)[:2])
     apart = noise(*quantized(INT8, 1000.0)[:2])
-    graph, plain, report = quantized(f"equalize{{method={method}}},{INT8}", 1000.0)
+    graph, plain, report = quantized(f"equalize{{by={by}}},{INT8}", 1000.0)
     assert apart < even - 6
     assert noise(graph, plain) > even - 3
     assert report.of("equalize").modified
@@ -55,14 +55,14 @@ def test_equalize_is_exact_and_leaves_even_channels_alone():
     graph, plain, _ = quantized("equalize", 1000.0)
     inputs = images(1, 5)[0]
     assert compare(run(graph, inputs), run(plain, inputs)).max_rel < 1e-5
-    report = go.optimize(graph, "equalize{method=weights},equalize{method=weights}")
+    report = go.optimize(graph, "equalize{by=weights},equalize{by=weights}")
     assert not report.passes[-1].modified
     assert {v.name for v in graph.parameters} == {v.name for v in plain.parameters}
 
 
 def test_equalize_without_anything_to_rescale():
     graph = go.capture(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 4, 1)), (torch.randn(1, 3, 4, 4),))
-    report = go.optimize(graph, "equalize{method=weights}")
+    report = go.optimize(graph, "equalize{by=weights}")
     assert not report.of("equalize").modified
     assert "no channels" in report.of("equalize").notes[0]
 
@@ -227,7 +227,8 @@ def test_rounding_refuses_packed_weights(step):
 @pytest.mark.parametrize(
     "text",
     [
-        "equalize{strength=2}", "equalize{batches=-1}", "correct-bias{batches=-1}", "gptq{damp=0}", "gptq{batches=-1}",
+        "equalize{strength=2}", "equalize{above=0.5}", "equalize{batches=-1}", "correct-bias{batches=-1}",
+        "gptq{damp=0}", "gptq{batches=-1}",
         "adaround{steps=0}", "adaround{lr=0}", "adaround{regulariser=0}", "adaround{batches=-1}",
         "limit-drop{max-drop=-1}", "limit-drop{batches=0}",
     ],
