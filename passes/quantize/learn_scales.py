@@ -57,5 +57,6 @@ def _first(pair: Pair) -> torch.Tensor:
     axis = None if scale.numel() == 1 else int(attribute(pair.quantize, "axis")) % max(data.dim(), 1)
     rows = rows_of(data, axis, int(attribute(pair.quantize, "block_size")))
     greatest = integer_range(pair.zero_point.dtype)[1]
-    size = 2 * rows.abs().mean(1) / float(greatest) ** 0.5
-    return size.clamp(min=torch.finfo(torch.float32).tiny).reshape(scale.shape)
+    size: torch.Tensor = 2 * rows.abs().mean(1) / float(greatest) ** 0.5
+    size = size.clamp(min=torch.finfo(torch.float32).tiny)
+    return size.reshape(scale.shape)
