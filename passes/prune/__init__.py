@@ -13,12 +13,13 @@ from graphopt.passes.prune.criteria import (
 )
 from graphopt.passes.prune.depth import PruneDepth
 from graphopt.passes.prune.recipe import ApplyRecipe, LoadWeights, Recipe, load_recipe, save_recipe
+from graphopt.passes.prune.regularise import Regularise
 from graphopt.passes.prune.schedule import iterative
 from graphopt.passes.prune.sensitivity import Sensitivity, allocate
 from graphopt.passes.prune.sparsify import Sparsify
 
 __all__ = [
-    "ApplyRecipe", "Criterion", "Evidence", "LoadWeights", "PruneChannels", "PruneDepth", "Recipe", "Sensitivity",
-    "Sparsify", "all_criteria", "allocate", "criterion", "find_criterion", "fit_config", "flow_criterion", "iterative",
-    "load_recipe", "rebuild", "save_recipe", "slice_criterion",
+    "ApplyRecipe", "Criterion", "Evidence", "LoadWeights", "PruneChannels", "PruneDepth", "Recipe", "Regularise",
+    "Sensitivity", "Sparsify", "all_criteria", "allocate", "criterion", "find_criterion", "fit_config",
+    "flow_criterion", "iterative", "load_recipe", "rebuild", "save_recipe", "slice_criterion",
 ]  # fmt: skip

@@ -22,6 +22,17 @@ from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+class Hooks:
+    """What happens while a network trains, beside following the gradient of its loss."""
+
+    def penalty(self, done: float) -> torch.Tensor:
+        """A scalar that is added to the loss of a batch; `done` says how far training is, from 0 to 1."""
+        return torch.zeros(())
+
+    def epoch_ended(self, last: bool) -> None:
+        """Called after each pass over the data; `last` says that none follows."""
+
+
 @register("finetune")
 @dataclass(frozen=True)
 class Finetune(Pass):
@@ -102,15 +113,16 @@ class Finetune(Pass):
         optimizer = self._optimizer(trainable)
         if self.keep_zeros or SPARSE in context.options:
             hold_zeros(optimizer, student, graph, None if self.keep_zeros else context.options[SPARSE])
+        hooks = self._hooks(student, graph, context)
         batches = sum(1 for _ in context.data)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
         means = []
         for epoch in context.progress(range(self.epochs), "fine-tuning", self.epochs):
             total = 0.0
-            for batch in context.data:
+            for number, batch in enumerate(context.data, epoch * batches):
                 loss = self._loss(student, graph, _moved(batch, device), teacher, context)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss + hooks.penalty(number / (self.epochs * batches))).backward()  # type: ignore[no-untyped-call]
                 if self.clip > 0:
                     torch.nn.utils.clip_grad_norm_(trainable, self.clip)
                 optimizer.step()
@@ -119,8 +131,13 @@ class Finetune(Pass):
                 if not math.isfinite(total):
                     raise PassError(f"the loss is {total} in epoch {epoch}", where=self.name, hint="lower lr, or clip")
             means.append(total / batches)
+            hooks.epoch_ended(last=epoch == self.epochs - 1)
         student.to("cpu")
         return means
+
+    def _hooks(self, student: nn.Module, graph: Graph, context: Context) -> Hooks:
+        """What else happens while `student` trains; a pass that extends this one says more."""
+        return Hooks()
 
     def _optimizer(self, trainable: list[nn.Parameter]) -> torch.optim.Optimizer:
         if self.optimizer == "sgd":
