@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from graphopt.errors import OptionError, PassError
+from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.observers import MeanSquareError, MinMax, Observer, Percentile
@@ -68,6 +68,8 @@ class Calibrate(Pass):
         groups = {scale: [pair.source for pair in members] for scale, members in by_scale.items()}
         samples = _Samples(context, self.batches)
         observers = observe(graph, groups, samples, self._observer)
+        if not samples.rows:
+            raise DataError("no sample has a row", where=self.name, hint="give at least one sample to calibrate on")
         for scale, members in by_scale.items():
             new_scale, new_zero = parameters_of_range(*observers[scale].range(scheme), scheme)
             for pair in members:

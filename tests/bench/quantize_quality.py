@@ -170,16 +170,19 @@ def top1(session: Any, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def latencies(sessions: dict[str, Any], x: np.ndarray, rounds: int) -> dict[str, float]:
-    """Median milliseconds; the sessions take turns, in an order that changes."""
+    """Median milliseconds; the sessions take turns, in an order that changes.
+
+    A session of one thread computes in the thread that calls it, whose own time does not count what others do meanwhile.
+    """
     times: dict[str, list[float]] = {name: [] for name in sessions}
     names = list(sessions)
     for number in range(rounds + 3):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             sessions[name].run(None, {"x": x})  # its weights and buffers are in the cache again
-            started = time.perf_counter()
+            started = time.thread_time()
             sessions[name].run(None, {"x": x})
             if number >= 3:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(time.thread_time() - started)
     return {name: 1e3 * statistics.median(each) for name, each in times.items()}
 
 
@@ -212,13 +215,13 @@ def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, tes
         found[tool]["top1"] = top1(each, *test)
     for batch in BATCHES:
         for tool, ms in latencies(sessions, test[0][:batch], options.rounds).items():
-            found[tool][batch] = ms
+            found[tool][str(batch)] = ms
     base = found["float"]
     for tool, facts in found.items():
         if "error" in facts:
             yield f"| {name} | {tool} | {facts['error'][:120]} |"
             continue
-        timing = " | ".join(f"{facts[batch]:.3f} | {facts[batch] / base[batch]:.2f}x" for batch in BATCHES)
+        timing = " | ".join(f"{facts[batch]:.3f} | {facts[batch] / base[batch]:.2f}x" for batch in map(str, BATCHES))
         taken = f"{facts['seconds']:.2f} | {facts['cpu']:.2f}" if "seconds" in facts else "- | -"
         loss = f"{facts['top1'] - base['top1']:+.2f}" if tool != "float" else "-"
         size = files[tool].stat().st_size

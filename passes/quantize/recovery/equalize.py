@@ -66,7 +66,7 @@ class Equalize(Pass):
         largest = self._by_weights(groups) if self.by == "weights" else self._by_activations(graph, groups, context)
         changed = sum(factor > self.above for factor in largest)
         if not changed:
-            return Changes(False, notes=("all channels are even",))
+            return Changes(False, notes=(f"no factor is above {self.above:g}: the channels are even enough",))
         note = f"channels of {changed} tensors rescaled, by up to {max(largest):.3g}"
         return Changes(True, counts={"tensors": changed}, notes=(note,))
 
@@ -113,13 +113,14 @@ def activation_ranges(
         DataError: the run has no data.
     """
     dims = {layer.node.operand(0): group.values[layer.node.operand(0)] for group in groups for layer in group.readers}
-    found: dict[Value, torch.Tensor] = {}
+    sizes = {layer.node.operand(0): group.size for group in groups for layer in group.readers}
+    found = {value: torch.zeros(size, dtype=torch.float64) for value, size in sizes.items()}
 
     def see(value: Value, tensor: torch.Tensor) -> None:
-        if value in dims:
+        if value in dims and tensor.numel():
             rest = [d for d in range(tensor.dim()) if d != dims[value]]
             largest = tensor.detach().abs().double().amax(rest) if rest else tensor.abs().double()
-            found[value] = torch.maximum(found[value], largest) if value in found else largest
+            found[value] = torch.maximum(found[value], largest)
 
     for number, batch in enumerate(context.progress(context.data, "equalizing", batches or None)):
         if batches and number == batches:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from graphopt.backends import to_onnx
 from graphopt.errors import DataError, GraphoptError, OptionError, PassError, PipelineError
@@ -12,7 +13,7 @@ from graphopt.passes.quantize.measure import MeasureError
 from graphopt.pipeline import Context, optimize, run_pipeline
 from graphopt.runtime import run
 from graphopt.runtime.compare import compare
-from graphopt.runtime.ort import kernel_counts
+from graphopt.runtime.ort import OrtSession, kernel_counts
 from graphopt.runtime.samples import example_inputs
 from tests.onnx_models import info, model, node, tensor
 from tests.passes.quantize.models import Maker, quantize, samples
@@ -111,6 +112,44 @@ def test_empty_data():
     graph = graph_of_convs()
     with pytest.raises(DataError, match="no samples"):
         run_pipeline(graph, "quantize", Context(graph, []))
+
+
+@pytest.mark.parametrize("empty", [iter([]), (), DataLoader([]), (each for each in ())])
+def test_no_iterable_may_be_empty(empty):
+    graph = graph_of_convs()
+    with pytest.raises(DataError, match="no samples"):
+        optimize(graph, "quantize", empty)
+    assert not any(n.op == "QuantizeLinear" for n in graph.nodes)
+
+
+def test_one_sample():
+    graph = graph_of_convs()
+    seen, unseen = samples(graph, 1), samples(graph, 1, first=99)[0]
+    want = run(graph, unseen)
+    report = optimize(graph, "quantize", seen)
+    assert "from 1 samples" in report.of("calibrate").notes[0]
+    assert compare(run(graph, unseen), want).sqnr > 25
+
+
+def test_sizes_that_differ_from_sample_to_sample():
+    m = Maker(("batch", 32, "height", "width"))
+    graph = m.graph(m.op("Relu", m.conv(m.op("Relu", m.conv("x", 32, 32)), 32, 32)))
+    shapes = [(1, 32, 24, 24), (3, 32, 8, 40), (2, 32, 17, 5), (0, 32, 8, 8)]
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randn(shape, generator=generator) for shape in shapes]
+    want = run(graph, [data[1]])
+    report = optimize(graph, "quantize{everything=true}", data)
+    assert "from 6 samples" in report.of("calibrate").notes[0]
+    for x in data:
+        assert OrtSession(to_onnx(graph)).run([x])[0].shape == x.shape
+    assert compare(OrtSession(to_onnx(graph)).run([data[1]]), want).sqnr > 30
+
+
+def test_samples_without_rows():
+    m = Maker(("batch", 32, 24, 24))
+    graph = m.graph(m.op("Relu", m.conv(m.op("Relu", m.conv("x", 32, 32)), 32, 32)))
+    with pytest.raises(DataError, match="no sample has a row"):
+        optimize(graph, "quantize{everything=true}", [torch.zeros(0, 32, 24, 24)])
 
 
 def test_nan_in_the_data():
