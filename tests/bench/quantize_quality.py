@@ -7,7 +7,8 @@ Run by hand: train the networks (``python -m tests.bench.fashion``), install NNC
 
 Every tool gets the same float file, written by ``torch.onnx.export``, and the same calibration images, in a process of
 its own. Accuracy is top-1 on the 10,000 test images, and latency that of one thread, in ONNX Runtime; sessions take
-turns. Peak memory is what a tool's process gains while it quantizes, for three numbers of samples. Prints Markdown.
+turns. With --counts, also the memory that a tool's process gains while it quantizes with so many images. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ import io
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,7 +60,7 @@ def _seconds(report: Any) -> dict[str, float]:
     return {entry.name.partition("{")[0]: round(entry.seconds, 3) for entry in report.passes if entry.seconds > 0.02}
 
 
-def _onnxruntime(method: str) -> Tool:
+def _onnxruntime(method: str, per_channel: bool = True) -> Tool:
     import onnxruntime
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
@@ -81,7 +80,7 @@ def _onnxruntime(method: str) -> Tool:
         prepared = target.with_suffix(".prepared.onnx")
         quant_pre_process(source, prepared)
         quantize_static(
-            prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=True,
+            prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=per_channel,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=False,
             calibrate_method=getattr(CalibrationMethod, method),
         )  # fmt: skip
@@ -91,7 +90,7 @@ def _onnxruntime(method: str) -> Tool:
 
 
 def _nncf() -> Tool:
-    import nncf
+    import nncf  # type: ignore[import-not-found, unused-ignore]
     import onnx
 
     def run(source: Path, target: Path, images: list[np.ndarray]) -> dict[str, Any]:
@@ -109,6 +108,7 @@ TOOLS: dict[str, Callable[[], Tool]] = {
     "graphopt minmax": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,method=minmax}"),
     "quantize_static": lambda: _onnxruntime("MinMax"),
     "quantize_static percentile": lambda: _onnxruntime("Percentile"),
+    "quantize_static per tensor": lambda: _onnxruntime("MinMax", per_channel=False),
     "nncf": _nncf,
     "fused float": lambda: _graphopt("simplify,fuse"),
 }
@@ -122,13 +122,18 @@ def work(tool: str, source: Path, target: Path, images: Path) -> dict[str, Any]:
     data = np.load(images)
     batches = [data[i : i + BATCH] for i in range(0, len(data), BATCH)]
     os.environ["OMP_NUM_THREADS"] = "1"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _kilobytes("VmRSS")
     cpu, started = time.process_time(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         found = run(source, target, batches)
     found |= {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
-    gained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return found | {"megabytes": gained / 1024, "threads": threading.active_count()}
+    return found | {"megabytes": (_kilobytes("VmHWM") - before) / 1024}
+
+
+def _kilobytes(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
 def separately(tool: str, source: Path, target: Path, images: Path, peers: str | None) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def top1(session: Any, x: np.ndarray, y: np.ndarray) -> float:
 def latencies(sessions: dict[str, Any], x: np.ndarray, rounds: int) -> dict[str, float]:
     """Median milliseconds; the sessions take turns, in an order that changes.
 
-    A session of one thread computes in the thread that calls it, whose own time does not count what others do meanwhile.
+    A session of one thread computes in the thread that calls it, whose own time leaves out what others do meanwhile.
     """
     times: dict[str, list[float]] = {name: [] for name in sessions}
     names = list(sessions)
@@ -198,12 +203,37 @@ def export(module: Any, path: Path) -> None:
         )  # fmt: skip
 
 
+def scale_apart(module: Any, factor: float) -> None:
+    """Multiplies every other channel that a depthwise layer reads through a ReLU, and divides the layer's weights.
+
+    The network computes what it did, to the last bit where the factor is a power of two.
+    """
+    import torch
+    from torch import nn
+
+    from graphopt.models.mobilenet import InvertedResidual
+
+    for block in module.modules():
+        if not isinstance(block, InvertedResidual):
+            continue
+        made: Any = block.layers[0]
+        read: Any = block.layers[1]
+        if isinstance(made.act, nn.ReLU) and made.conv.groups == 1 and read.conv.groups > 1:
+            factors = torch.where(torch.arange(made.bn.num_features) % 2 == 0, factor, 1.0)
+            with torch.no_grad():
+                made.bn.weight *= factors
+                made.bn.bias *= factors
+                read.conv.weight /= factors[:, None, None, None]
+
+
 def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, test: tuple[Any, Any]) -> Iterator[str]:
     """The lines of the table for one network."""
     from tests.bench.fashion import load
 
     source = folder / f"{name}.onnx"
-    export(load(options.checkpoints, name, options.seed), source)
+    module = load(options.checkpoints, name, options.seed)
+    scale_apart(module, options.apart)
+    export(module, source)
     found: dict[str, dict[str, Any]] = {"float": {}}
     files = {"float": source}
     for tool in options.tools:
@@ -251,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the checkpoints")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--images", type=int, default=500, help="calibration images")
+    parser.add_argument("--apart", type=float, default=1.0, help="scale channels of MobileNetV3 apart by this factor")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--counts", nargs="*", type=int, default=[], help="numbers of images to measure memory for")
     parser.add_argument("--keep", type=Path, help="folder for the files that are made")
