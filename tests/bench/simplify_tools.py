@@ -2,7 +2,8 @@
 
 ``python -m tests.bench.simplify_tools TOOL`` imports a tool, then reads lines ``IN<tab>OUT<tab>SECONDS`` and answers
 each with a line of JSON. What takes longer than SECONDS ends the process, as a crash does; `Server` starts another. The
-time runs from reading the file to having written the result; imports do not count. The peers may live in a folder of
+time is CPU time, which others on the machine do not spoil, from reading the file to having written the result; imports
+do not count. The peers may live in a folder of
 their own (``pip install --target``), handed over as PYTHONPATH.
 """
 
@@ -126,12 +127,12 @@ class Server:
 def _answer(run: Run, source: str, target: str, timeout: float) -> dict[str, Any]:
     failure = ""
     signal.alarm(max(round(timeout), 1))
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         run(source, target)
     except BaseException as error:  # tools raise whatever comes their way, and some exit
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     signal.alarm(0)
     return {"seconds": seconds, "failure": failure}
 
