@@ -3,9 +3,9 @@
 # ruff: noqa: F401, I001  (importing a family registers its records)
 from graphopt.ops import (
     activation, along_axis, arithmetic, aten, attention, cast, classic, concat, control, conv, creation, deform,
-    detect, elementwise, expand, flex, gather, logic, loss, matmul, microsoft, norm, pad, pool, quant, quant_linear,
-    random, reduce, resize, rnn, roi, rotary, sample, scatter, select, sequence, shape, slice, spectral, stateful, text,
-    training, transpose, view,
+    detect, elementwise, expand, flex, gather, logic, loss, matmul, microsoft, norm, ort_fused, pad, pool, quant,
+    quant_linear, random, reduce, resize, rnn, roi, rotary, sample, scatter, select, sequence, shape, slice, spectral,
+    stateful, text, training, transpose, view,
 )  # fmt: skip
 from graphopt.ops.record import REQUIRED, Operator, attribute, execute, find, operators, record_of, register
 from graphopt.ops.relation import Axis, DimRef, Relation, Selection, Shrinkage, labels

@@ -152,6 +152,10 @@ class Compiled:
 
     def _candidates(self, root: Pattern, state: State) -> Iterator[Node]:
         """The nodes that may be a further root: as far above what is bound already as the pattern says."""
+        inside = state.nodes.get(root) if isinstance(root, NodePattern) else None
+        if inside is not None:  # it is part of what an earlier root has matched
+            yield inside
+            return
         anchors = list(_anchors(root, state, 0))
         if not anchors:
             return

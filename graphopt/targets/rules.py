@@ -200,6 +200,7 @@ class Target:
         weight_only: how it wants weights stored whose products are in float: behind "DequantizeLinear", or in ONNX
             Runtime's "MatMulNBits".
         dynamic_lstm: it has ONNX Runtime's DynamicQuantizeLSTM.
+        fused: operators of its own, of domain com.microsoft, that stand for several standard ones.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Target:
     opset: int = 0
     weight_only: WeightOnly = "DequantizeLinear"
     dynamic_lstm: bool = False
+    fused: frozenset[str] = frozenset()
 
     @property
     def costed(self) -> bool:

@@ -25,7 +25,7 @@ from graphopt.targets.rules import (
 #: The keys of a file; `extends` and `without` are gone when a target is made.
 KEYS = (
     "name", "doc", "extends", "without", "absorb", "activation", "weight", "bias", "borders", "operators",
-    "passthrough_follows_readers", "opset", "weight_only", "dynamic_lstm",
+    "passthrough_follows_readers", "opset", "weight_only", "dynamic_lstm", "fused",
 )  # fmt: skip
 
 _RULE_TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -38,7 +38,7 @@ _SCHEME_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 _TOP_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "name": str, "doc": str, "absorb": list, "opset": int, "operators": Mapping, "passthrough_follows_readers": bool,
-    "weight_only": str, "dynamic_lstm": bool, "bias": Mapping, "borders": Mapping,
+    "weight_only": str, "dynamic_lstm": bool, "fused": list, "bias": Mapping, "borders": Mapping,
 }  # fmt: skip
 _WORDS = {str: "text", list: "a list", int: "a whole number", bool: "true or false", Mapping: "a table"}
 
@@ -77,6 +77,7 @@ def target_of(raw: Mapping[str, Any]) -> Target:
         opset=raw.get("opset", 0),
         weight_only=raw.get("weight_only", "DequantizeLinear"),
         dynamic_lstm=raw.get("dynamic_lstm", False),
+        fused=frozenset(raw.get("fused", ())),
     )
     _check_schemes(target)
     return target

@@ -35,13 +35,13 @@ class AttentionOfSoftmax(Recognition):
 
     def recognise(self, op: Builder, m: Match) -> Result:
         q, v, keys, mask = m["q"], m["v"], m.node("keys"), m.get("mask")
-        scale = _scale(m)
+        scale = scale_of(m)
         if scale is None:
             return m.fail("the scale is no positive number")
         perm = permutation(keys)
         if perm is None or len(perm) != 4 or not q.dtype.is_float:
             return m.fail("it does not have four dimensions of floats")
-        if not _alike(q, keys.output, v):
+        if not alike(q, keys.output, v):
             return m.fail("batch or heads are broadcast")
         if mask is not None and not _fits(mask, q, keys.output):
             return m.fail("the mask is not made of floats, or does not have all queries and keys")
@@ -54,7 +54,8 @@ def _over_last(node: Node) -> bool:
     return bool(attribute(node, "axis") in (-1, 3)) and node.output.rank == 4
 
 
-def _scale(m: Match) -> float | None:
+def scale_of(m: Match) -> float | None:
+    """The positive number that the scores of a match are multiplied with; ``None`` when it is something else."""
     if not m.has("scale"):
         return 1.0
     number = scalar(m["c"])
@@ -63,7 +64,8 @@ def _scale(m: Match) -> float | None:
     return 1 / number if m.node("scale").op == "Div" else number
 
 
-def _alike(*values: Value) -> bool:
+def alike(*values: Value) -> bool:
+    """True for values [B, heads, ...] of four dimensions with the same samples and heads."""
     first = values[0].shape
     return first is not None and len(first) == 4 and all(
         v.shape is not None and len(v.shape) == 4 and D.same(v.shape[0], first[0]) and D.same(v.shape[1], first[1])

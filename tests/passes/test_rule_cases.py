@@ -9,12 +9,13 @@ from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
 from tests.passes.fuse.rotary_cases import CASES as ROTARY
 from tests.passes.fuse.rule_cases import CASES as FUSE
 from tests.passes.rule_cases import check, check_instance
+from tests.passes.runtime.rule_cases import CASES as RUNTIME
 from tests.passes.simplify.quantized_cases import CASES as QUANTIZED
 from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
 from tests.passes.simplify.selection_cases import CASES as SELECTIONS
 from tests.passes.substitute.rule_cases import CASES as SUBSTITUTES
 
-CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED, *SUBSTITUTES]
+CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED, *SUBSTITUTES, *RUNTIME]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
