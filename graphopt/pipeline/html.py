@@ -44,6 +44,7 @@ def to_html(report: Report) -> str:
         charts=[(title, _bars(measured, name)) for name, title in FIGURES if name in CHARTS],
         rows=[_row(number, entry) for number, entry in enumerate(report.passes, 1)],
         pruned=[(entry.name, groups) for entry in report.passes if (groups := _groups(entry))],
+        measured=[(entry.name, found) for entry in report.passes if (found := _curves(entry)) is not None],
     )
 
 
@@ -116,3 +117,28 @@ def _groups(entry: PassReport) -> list[dict[str, Any]]:
         for group in groups
         if isinstance(group, Mapping) and {"group", "components", "removed"} <= group.keys() and group["components"]
     ]
+
+
+def _curves(entry: PassReport) -> dict[str, Any] | None:
+    """What a pass measured of each group, listed under ``details["sensitivity"]``, as lines in a box of 100 by 100."""
+    found = entry.details.get("sensitivity")
+    if not isinstance(found, Mapping) or not {"metric", "baseline", "ratios", "curves"} <= found.keys():
+        return None
+    baseline, ratios = found["baseline"], [0.0, *found["ratios"]]
+    lines = [(curve, [baseline, *curve["values"]]) for curve in found["curves"]]
+    every = [value for _, values in lines for value in values] or [baseline]
+    low, span = min(every), (max(every) - min(every)) or 1.0
+    charts = [
+        {
+            "group": curve["group"],
+            "points": " ".join(
+                f"{100 * x:.1f},{96 - 92 * (y - low) / span:.1f}" for x, y in zip(ratios, values, strict=True)
+            ),
+            "shown": ", ".join(f"{x:g}: {y:.4g}" for x, y in zip(ratios, values, strict=True)),
+            "ratio": found.get("allocation", {}).get(curve["group"]),
+            "change": abs(values[-1] - baseline),
+        }
+        for curve, values in lines
+    ]
+    charts.sort(key=lambda chart: -chart["change"])
+    return {"metric": found["metric"], "baseline": baseline, "low": low, "high": low + span, "charts": charts}

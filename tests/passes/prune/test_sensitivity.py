@@ -1,6 +1,7 @@
 """Sensitivity curves, the allocation that is made of them, and iterative schedules."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_files(case, tmp_path):
     page.feed((tmp_path / "curves.html").read_text())
     assert [len(points) for points in page.points] == [4, 4]
     assert "http" not in (tmp_path / "curves.html").read_text()
+
+
+def test_the_report_draws_them(case):
+    from graphopt.pipeline.html import to_html
+
+    _, graph, data = case
+    report = go.optimize(graph, "sensitivity{target=0.4,ratios=[0.5]}", data)
+    found = report.passes[0].details["sensitivity"]
+    page = to_html(report)
+    lines = re.findall(r'<polyline class="curve" points="0.0,([\d.]+) 50.0,([\d.]+)"', page)
+    first = max(found["curves"], key=lambda curve: abs(curve["values"][0] - found["baseline"]))
+    assert len(lines) == len(found["curves"])
+    assert float(lines[0][0]) == 96 or float(lines[0][1]) == 96  # the lowest value of all is at the bottom
+    assert page.index(first["group"]) < page.index(next(c["group"] for c in found["curves"] if c is not first))
+    assert f"allocated ratio {found['allocation'][first['group']]}" in page
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit", "lstm_tagger"])
