@@ -12,8 +12,8 @@ from graphopt.ir import Graph, Node, Origin, TensorType, Value
 from graphopt.ops import execute
 from graphopt.targets import Scheme
 
-#: What piecewise-linear formats put between a weight and its quantizer.
-_COMPRESSING = frozenset({"Add", "Max", "Min", "Mul", "Sub"})
+#: What number formats put between a weight and its quantizer.
+_COMPRESSING = frozenset({"Add", "Expand", "Max", "Min", "Mul", "Reshape", "Slice", "Sub"})
 
 
 @dataclass(frozen=True)

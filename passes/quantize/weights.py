@@ -12,7 +12,7 @@ import torch
 from graphopt.errors import OptionError, PassError
 from graphopt.ir import DType, Graph, Node, Value
 from graphopt.ir.names import unique_names
-from graphopt.passes.quantize.companding import insert_piecewise
+from graphopt.passes.quantize.companding import hold_within, insert_piecewise
 from graphopt.passes.quantize.fit import (
     Search,
     fit_piecewise,
@@ -192,10 +192,10 @@ def _insert_linear(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> flo
             scale, zero = parameters_of_range(_shaped(site, low), _shaped(site, high), scheme)
             name = site.value.name if whole is None else "weights"
             shared[home] = add_parameters(home, name, scale, zero, scheme)
-        origin = before.origin.touched_by(InsertWeightQDQ.name)
-        return insert_pair(
-            home, site.value, *shared[home], site.axis, before, origin, site.block
-        ).dequantize.output  # fmt: skip
+        origin, value = before.origin.touched_by(InsertWeightQDQ.name), site.value
+        if 0 < scheme.bits < scheme.dtype.bits:
+            value = hold_within(home, value, site, shared[home], scheme.limits, before, origin)
+        return insert_pair(home, value, *shared[home], site.axis, before, origin, site.block).dequantize.output
 
     _replace(sites, insert)
     scales = 1 if whole else sum(torch.Size(_parameter_shape(site)).numel() for site in _distinct(sites))

@@ -62,6 +62,8 @@ def _behind(value: Value) -> tuple[Value, bool, Pair | None]:
         elif node.op == "DequantizeLinear" and pair is None and _quantizer(node) is not None:
             pair = Pair(node.operand(0).producer or node, node)
             node = pair.quantize
+        elif node.op in ("Max", "Min") and pair is not None:
+            pass  # the bounds of fewer bits than the type has
         else:
             break
         value = node.operand(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphopt.backends import to_onnx, to_torch
+from graphopt.backends import to_onnx, to_torch, update_from
 from graphopt.errors import OptionError, PassError
 from graphopt.frontends import capture, load
 from graphopt.models.digits import data as digits_data
@@ -93,9 +93,9 @@ def test_global_is_one_scale_for_all_weights():
 
 
 def test_bits_are_the_numbers_in_use():
-    for bits in (2, 3, 6, 10):
+    for bits, search in ((2, "minmax"), (3, "mse"), (6, "mse"), (10, "minmax")):
         graph = network()
-        optimize(graph, f"quantize-weights{{bits={bits}}}", check=False)
+        optimize(graph, f"quantize-weights{{bits={bits},search={search}}}", check=False)
         stored = [node.operand(0) for node in graph.nodes if node.op == "DequantizeLinear"]
         assert {int(value.data.abs().max()) for value in stored} == {2 ** (bits - 1) - 1}
 
@@ -203,8 +203,8 @@ def batches():
 
 
 TRAINED = {
-    "insert-weight-qdq{bits=2}": "", "insert-weight-qdq{bits=2,block=8}": "",
-    "insert-weight-qdq{bits=2,granularity=tensor}": "learn-scales{start=lsq},",
+    "insert-weight-qdq{bits=2,block=8}": "",
+    "insert-weight-qdq{bits=3,granularity=tensor}": "learn-scales{start=lsq},",
     "insert-weight-qdq{format=piecewise,bits=2,granularity=global}": "",
     "insert-weight-qdq{format=kmeans,bits=3}": "",
     "insert-weight-qdq{format=float8e5m2}": "",
@@ -224,6 +224,35 @@ def test_training_through_a_format(place):
     optimize(tuned, "pack-weights", check=False)
     assert accuracy(tuned) == pytest.approx(loose, abs=0.003)
     assert accuracy(tuned) >= min(accuracy(plain) + 0.3, 0.96)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "block"])
+@pytest.mark.parametrize("symmetric", ["true", "false"])
+def test_weights_that_leave_the_range_take_no_more_bits(granularity, symmetric):
+    m = Maker((2, 16))
+    graph = m.graph(m.gemm("x", 16, 6))
+    options = f"bits=3,granularity={granularity},block={5 if granularity == 'block' else 0},symmetric={symmetric}"
+    optimize(graph, f"insert-weight-qdq{{{options}}},learn-scales", check=False)
+    module = to_torch(graph)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.mul_(3 if not name.endswith("scale") else 0.8)
+    update_from(graph, module)
+    inputs = samples(graph, 1)[0]
+    loose = run(graph, inputs)
+    torch.testing.assert_close(module(*inputs).detach(), loose[0], rtol=1e-4, atol=1e-5)
+    optimize(graph, "pack-weights", check=False)
+    stored = next(node for node in graph.nodes if node.op == "DequantizeLinear").operand(0).data
+    assert (int(stored.min()), int(stored.max())) == ((-3, 3) if symmetric == "true" else (0, 7))
+    torch.testing.assert_close(run(graph, inputs), loose)
+
+
+def test_gptq_rounds_within_the_bits():
+    m = Maker((8, 16))
+    graph = m.graph(m.gemm("x", 16, 6))
+    optimize(graph, "insert-weight-qdq{bits=3},gptq,pack-weights", samples(graph, 4), check=False)
+    stored = next(node for node in graph.nodes if node.op == "DequantizeLinear").operand(0).data
+    assert int(stored.abs().max()) == 3
 
 
 def test_a_learned_step_has_lsq_s_gradient():
