@@ -163,11 +163,14 @@ def _is_plain(node: Node) -> bool:
 def _merged(op: Builder, value: Value, order: list[int]) -> Value | None:
     """`value`, which `order` turns to [B, heads, S, D], as [B, S, heads * D]; ``None`` when that takes a Transpose."""
     node = value.producer
+    split: Value | None
     if order == list(_SPLIT):
         split = value
     elif order == [0, 1, 2, 3] and node is not None and node.op == "Transpose" and permutation(node) == _SPLIT:
         split = node.operand(0)
     else:
+        split = _picked(op, node) if order == [0, 1, 2, 3] else None
+    if split is None:
         return None
     view = split.producer
     if view is not None and view.op == "Reshape" and view.operand(0).rank == 3 and split.shape is not None:
@@ -177,6 +180,19 @@ def _merged(op: Builder, value: Value, order: list[int]) -> Value | None:
         if source.shape is not None and all(map(D.same, source.shape, wanted)):
             return source
     return op.Reshape(split, [0, 0, -1])
+
+
+def _picked(op: Builder, node: Node | None) -> Value | None:
+    """One of several [B, S, heads, D] out of a Transpose of all, where `node` picks it as [B, heads, S, D]."""
+    if node is None or node.op != "Gather" or node.domain or node.operand(1).rank != 0:
+        return None
+    turned = node.operand(0).producer
+    perm = permutation(turned) if turned is not None and turned.op == "Transpose" and not turned.domain else None
+    if turned is None or perm is None:
+        return None
+    axis = attribute(node, "axis") % len(perm)
+    left = [place - (place > perm[axis]) for place in (*perm[:axis], *perm[axis + 1 :])]
+    return op.Gather(turned.operand(0), node.operand(1), axis=perm[axis]) if left == list(_SPLIT) else None
 
 
 RULES: tuple[type[Rule], ...] = (FusedAttention, FusedBiasGelu, FusedQuickGelu, FusedSkipNorm, FusedSkipNormAndSum)

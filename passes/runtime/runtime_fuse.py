@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from graphopt.analysis import propagate
 from graphopt.ir import Graph
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.runtime import blocks, layers
 from graphopt.passes.runtime.blocks import FusedAttention, FusedBiasGelu, FusedQuickGelu, FusedSkipNorm
 from graphopt.passes.runtime.layers import FusedConvActivation, FusedConvSum, FusedGemmActivation
-from graphopt.pipeline import register
-from graphopt.rewrite import Rule
+from graphopt.pipeline import Changes, Context, register
+from graphopt.rewrite import Rule, apply_rules
 from graphopt.targets import load_target
 
 # The operators that a rule makes.
@@ -46,6 +47,16 @@ class RuntimeFuse(FusePass):
     drops_parameters: ClassVar[bool] = False
     target: str = "ort-cpu"
 
-    def rules_for(self, graph: Graph) -> list[Rule]:
+    def run(self, graph: Graph, context: Context) -> Changes:
+        """Whole blocks first: attention begins with a product that a rule for products would take."""
+        propagate(graph)
         fused = load_target(self.target).fused
-        return [rule() for rule in self.rules if _MAKES[rule] <= fused]
+        counts, notes, details = dict[str, int](), list[str](), dict[str, Any]()
+        for family in (blocks.RULES, layers.RULES):
+            rules = [rule() for rule in family if _MAKES[rule] <= fused]
+            found = apply_rules(graph, rules, name=self.name, keep=self.keeps)
+            propagate(graph)
+            counts |= found.hits
+            notes += found.notes()
+            details |= found.details()["rules"]
+        return Changes(bool(counts), counts, tuple(notes), details={"rules": details})

@@ -1,5 +1,7 @@
 """Matches and near misses of the rules that make ONNX Runtime's own operators."""
 
+import torch
+
 from graphopt.ir import DType
 from graphopt.passes.runtime import blocks as B
 from graphopt.passes.runtime import layers as L
@@ -207,6 +209,16 @@ def attention_in_primitives(d):
     turned = d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2]))
     plain = _put_back(d, d.MatMul(d.Softmax(d.Add(turned, d.input(3, 5)), axis=3), v))
     return attended(0.5, False), attended(0.3, True), plain
+
+
+@match(B.FusedAttention, without=OTHERS)
+def attention_of_one_transpose(d):
+    """Queries, keys and values out of one product, as in ViT."""
+    length = d.size(3)
+    view = d.Reshape(d.input("n", length, 24), [0, 0, 3, 2, 4])
+    turned = d.Transpose(view, perm=[2, 0, 3, 1, 4])
+    q, k, v = (d.Gather(turned, d.constant(torch.tensor(index)), axis=0) for index in range(3))
+    return _put_back(d, d.MatMul(d.Softmax(d.MatMul(q, d.Transpose(k, perm=[0, 1, 3, 2])), axis=-1), v))
 
 
 @match(B.FusedAttention, without=OTHERS)

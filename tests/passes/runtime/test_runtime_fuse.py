@@ -51,7 +51,7 @@ def fused(module, x, pipeline=PIPELINE):
 @pytest.mark.parametrize(
     ("module", "x", "made"),
     [
-        (Block(), torch.randn(2, 5, 16), {"SkipLayerNormalization", "BiasGelu"}),
+        (Block(), torch.randn(2, 5, 16), {"SkipLayerNormalization", "BiasGelu", "MultiHeadAttention"}),
         (Image(), torch.randn(2, 3, 6, 6), {"FusedConv", "FusedGemm"}),
     ],
     ids=["transformer", "image"],
