@@ -57,6 +57,7 @@ def optimize(
     ],
     data: Annotated[Path | None, typer.Option(help="An .npz file, or a folder of .npy files, one per input.")] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of the ONNX file; the lowest that does by default.")] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Write weights as sparse tensors where smaller.")] = False,
     report: Annotated[Path | None, typer.Option(help="Write a report: .html or .json.")] = None,
     fix_shapes: Annotated[
         list[str] | None,
@@ -95,7 +96,7 @@ def optimize(
     progress = no_progress if quiet or not sys.stderr.isatty() else RichProgress()
     context = Context(graph, str(data) if data is not None else None, seed=seed, progress=progress)
     result = run_pipeline(graph, pipeline, context, instruments)
-    models.write(graph, output, opset)
+    models.write(graph, output, opset, sparse)
     if report is not None:
         models.write_report(result, report)
     if not quiet:

@@ -147,17 +147,17 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def write(graph: Graph, output: str, opset: int | None) -> None:
-    """Writes a graph in the form that the name's ending asks for."""
+def write(graph: Graph, output: str, opset: int | None, sparse: bool = False) -> None:
+    """Writes a graph in the form that the name's ending asks for; `sparse` is for ONNX, as `save` takes it."""
     from graphopt.backends import save, to_onnx, to_torch
     from graphopt.ir.text import write_text
 
     if output == "-":
-        sys.stdout.buffer.write(to_onnx(graph, opset=opset).SerializeToString())
+        sys.stdout.buffer.write(to_onnx(graph, opset=opset, sparse=sparse).SerializeToString())
         return
     path = Path(output)
     if path.suffix == ".onnx":
-        save(graph, path, opset=opset)
+        save(graph, path, opset=opset, sparse=sparse)
     elif path.suffix == ".txt":
         write_text(graph, path)
     else:

@@ -125,10 +125,10 @@ class PruneChannels(Pass):
             )  # fmt: skip
         removal = Removal(graph, coupling, components)
         details = {"groups": _group_table(coupling, plan, solution), **self._budget_details(solution)}
+        frozen = coupling.frozen_by()
         removal.apply()
         notes += [*silent, *filter(None, [solution.why])]
         notes.append(f"{len(components)} of {sum(map(len, groups))} components in {len(groups)} groups removed")
-        frozen = coupling.frozen_by()
         if frozen:
             notes.append("kept whole: " + _reasons(frozen))
         return Changes(
@@ -136,7 +136,7 @@ class PruneChannels(Pass):
             counts={"components": len(components)},
             notes=tuple(notes),
             kept=removal.kept_constants,
-            details={"restricted": removal.restricted, **details},
+            details={"restricted": removal.restricted, **details, "frozen": dict(frozen)},
         )
 
     def _plan(
@@ -188,7 +188,9 @@ def explain_frozen(coupling: ChannelCoupling, kinds: tuple[Kind, ...] = ()) -> s
 
 
 def _reasons(frozen: Counter[str]) -> str:
-    return "; ".join(f"{reason} ({count} components)" for reason, count in frozen.most_common(4))
+    shown = [f"{reason} ({count} components)" for reason, count in frozen.most_common(4)]
+    more = [f"{len(frozen) - 4} more reasons"] if len(frozen) > 4 else []
+    return "; ".join(shown + more)
 
 
 def _group_table(coupling: ChannelCoupling, plan: Plan, solution: Solution) -> list[dict[str, object]]:

@@ -171,6 +171,27 @@ def test_everything_frozen_names_what_froze_it():
     assert difference(graph, before) is None
 
 
+def test_what_stops_more_from_going_is_told_by_reason():
+    net = Net(2, 6)
+    value = net.add("Softmax", net.linear(net.linear(net.x, "a", 8), "b", 10), axis=1)
+    for number, op in enumerate(["TopK", "CumSum", "LogSoftmax"]):
+        more = net.linear(value, f"c{number}", 8 + number)
+        if op == "TopK":
+            k = net.graph.add_constant(torch.tensor([7]), "k")
+            value = net.add(op, more, k, outputs=2, axis=1)[0]
+        elif op == "CumSum":
+            value = net.add(op, more, net.graph.add_constant(torch.tensor(1), "axis"))
+        else:
+            value = net.add(op, more, axis=1)
+    graph = net.done(net.linear(value, "d", 3))
+    entry = prune(graph, "ratio=0.5").of("prune-channels")
+    frozen = entry.details["frozen"]
+    assert frozen["Softmax: Softmax over this axis"] == 10
+    assert len(frozen) >= 5
+    assert entry.notes[-1].startswith("kept whole: ")
+    assert entry.notes[-1].endswith(f"{len(frozen) - 4} more reasons")
+
+
 def test_no_weights_at_all():
     net = Net(2, 6)
     with pytest.raises(PassError, match="no weights with channels between its inputs and its outputs"):
@@ -348,6 +369,16 @@ def test_a_sequence_whose_part_is_chosen_by_the_run_freezes_what_was_split():
     graph = net.done(net.linear(net.add("SequenceAt", parts, at), "head", 3))
     with pytest.raises(PassError, match="nothing can be pruned"):
         prune(graph)
+
+
+def test_rows_that_nobody_reads_are_no_channels():
+    net = Net(2, 6)
+    first = (net.graph.add_constant(torch.tensor([n])) for n in (0, 2))
+    rows = net.add("Slice", net.w("table", 64, 6), *first)
+    graph = net.done(net.linear(net.add("Add", net.linear(net.x, "wide", 6), rows), "head", 3))
+    report = prune(graph)
+    assert report.kept["table"].keys() == {1}
+    assert len(report.of("prune-channels").details["groups"]) == 1
 
 
 def test_indices_alone_are_not_worth_pruning():
