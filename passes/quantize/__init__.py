@@ -7,6 +7,7 @@ from graphopt.passes.quantize.insert import InsertQDQ
 from graphopt.passes.quantize.learn_scales import LearnScales
 from graphopt.passes.quantize.lower import QOperatorToQDQ
 from graphopt.passes.quantize.measure import MeasureError
+from graphopt.passes.quantize.nbits import UseMatMulNBits
 from graphopt.passes.quantize.pack import PackWeights
 from graphopt.passes.quantize.recovery import AdaRound, CorrectBias, Equalize, Gptq, LimitDrop
 from graphopt.passes.quantize.weights import InsertWeightQDQ
@@ -20,7 +21,7 @@ register_alias(
 
 register_alias(
     "quantize-weights",
-    "insert-weight-qdq,pack-weights",
+    "insert-weight-qdq,pack-weights,use-matmul-nbits",
     doc="Weight-only quantization: small files, float computation. To round better, put gptq between the two passes.",
 )
 
@@ -33,4 +34,5 @@ register_alias(
 __all__ = [
     "AdaRound", "Calibrate", "CorrectBias", "Dequantize", "Equalize", "Gptq", "InsertQDQ", "InsertWeightQDQ",
     "LearnScales", "LimitDrop", "MeasureError", "PackWeights", "QOperatorToQDQ", "QuantizeDynamic",
+    "UseMatMulNBits",
 ]  # fmt: skip

@@ -128,6 +128,24 @@ def test_onnx_runtime_makes_its_own_kernel_of_blocked_products(options):
     assert compare(got, run(graph, inputs)).sqnr > 35  # it rounds activations to 8 bits on the way
 
 
+@pytest.mark.parametrize(
+    "options", ["bits=4,block=32", "bits=4,block=16,symmetric=false", "bits=8,block=32,symmetric=false"]
+)
+def test_matmul_nbits_in_the_file_where_the_target_has_it(options):
+    m = Maker((2, 8, 40))
+    graph = m.graph(m.op("MatMul", f"x {m.random(40, 12, scale=0.1)}"))
+    inputs = samples(graph, 1)[0]
+    plain = graph.clone()
+    optimize(plain, f"quantize-weights{{{options}}}", check=False)
+    optimize(graph, f"quantize-weights{{{options},target=ort-cpu,accuracy-level=1}}", check=False)
+    assert [node.op for node in plain.nodes] == ["DequantizeLinear", "MatMul"]
+    assert [(node.domain, node.op) for node in graph.nodes] == [("com.microsoft", "MatMulNBits")]
+    want = run(plain, inputs)[0]
+    torch.testing.assert_close(run(graph, inputs)[0], want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(to_torch(graph)(*inputs), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(OrtSession(to_onnx(graph)).run(inputs)[0], want.numpy(), rtol=1e-3, atol=1e-3)
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind):
         super().__init__()
