@@ -6,8 +6,7 @@ slices; a normalisation makes the scores of different groups comparable. Lower m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,17 +23,48 @@ Reduction: TypeAlias = Literal["sum", "mean", "max", "first"]
 Normalisation: TypeAlias = Literal["none", "mean", "max", "sum", "standardise"]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Scores of slices: one per atom of a factor.
+class _Tally:
+    """Scores of slices, gathered line by line and looked through at once.
 
-    Weights proper (two dimensions and more, and what flows) count; biases and normalisation parameters only decide
-    where a component has nothing else, so that a torch model and its ONNX file, which differ in these, rank alike.
+    They lie in one piece of memory from the start: small tensors that stay, between large ones that come and go, would
+    keep the memory of these from being used again.
     """
 
-    components: np.ndarray
-    scores: np.ndarray
-    proper: bool
+    def __init__(self, component: np.ndarray, places: _Places) -> None:
+        sizes = (len(factors) * _size(value, dim) for value, dims in places.items() for dim, factors in dims)
+        self._component = component
+        self._scores = torch.empty(sum(sizes), dtype=torch.float64)
+        self._length = 0
+        self._lines: list[tuple[Value, range, Sequence[Factor]]] = []
+
+    def add(self, line: torch.Tensor, owner: Value, factors: Sequence[Factor]) -> None:
+        """Scores [indices] of a dimension; those of an atom are added up."""
+        span = range(self._length, self._length + len(line))
+        self._scores[span.start : span.stop] = line
+        self._length = span.stop
+        self._lines.append((owner, span, factors))
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Components and their scores, one entry per slice. Raises DataError for scores that are no numbers."""
+        flat = self._scores[: self._length]
+        if not bool(torch.isfinite(flat).all()):
+            for owner, span, _ in self._lines:
+                _finite(flat[span.start : span.stop], owner)
+        scores = flat.numpy()
+        components, found = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+        for _, span, factors in self._lines:
+            own = scores[span.start : span.stop]
+            for factor in factors:
+                components.append(self._component[factor.first : factor.first + factor.size])
+                whole = factor.size == len(own)
+                found.append(own if whole else own.reshape(-1, factor.size, factor.stride).sum((0, 2)))
+        # Estimates of curvature have either sign, and their noise is to cancel before the sign is dropped.
+        return np.concatenate(components), np.abs(np.concatenate(found))
+
+
+def _size(value: Value, dim: int) -> int:
+    size = (value.shape or ())[dim]
+    return size if isinstance(size, int) else 0
 
 
 def score_components(
@@ -62,14 +92,17 @@ def score_components(
         DataError: a weight of one of the groups holds NaN or infinity, the criterion lacks data or labels, or it finds
             nothing to score in any group.
     """
-    atoms = coupling.atoms
-    wanted = np.zeros(atoms.components, dtype=bool)
-    for group in groups:
-        wanted[group.components] = True
-    entries = list(_entries(coupling, rule, evidence, wanted))
-    scores, known = _reduce([e for e in entries if e.proper], atoms.components, reduction)
-    spare, spare_known = _reduce([e for e in entries if not e.proper], atoms.components, reduction)
-    scores, known = np.where(known, scores, spare), known | spare_known
+    count = coupling.atoms.components
+    places = _places(coupling, rule, groups)
+    proper = {value: dims for value, dims in places.items() if rule.flows is not None or (value.rank or 0) >= 2}
+    # Biases and normalisation parameters only decide where a component has nothing else, so that a torch model and its
+    # ONNX file, which differ in these, rank alike.
+    small = {value: dims for value, dims in places.items() if value not in proper}
+    _check_finite(small)
+    scores, known = _reduce(*_entries(coupling, rule, evidence, proper), count, reduction)
+    if small and any(not known[group.components].all() for group in groups):
+        spare, spare_known = _reduce(*_entries(coupling, rule, evidence, small), count, reduction)
+        scores, known = np.where(known, scores, spare), known | spare_known
     silent = [group for group in groups if not known[group.components].all()]
     if not silent or rule.name == "l2":
         return scores, []
@@ -89,69 +122,83 @@ def _why_nothing(name: str) -> str:
     return "take l1, which scores whatever has weights"
 
 
-def _entries(coupling: ChannelCoupling, rule: Criterion, evidence: Evidence, wanted: np.ndarray) -> Iterator[_Entry]:
-    component = coupling.atoms.component
+#: For each value to be scored, its dimensions with the factors that are wanted.
+_Places: TypeAlias = Mapping[Value, list[tuple[int, list[Factor]]]]
+
+
+def _places(coupling: ChannelCoupling, rule: Criterion, groups: Sequence[Group]) -> _Places:
+    touched: dict[int, dict[Factor, None]] = {}
+    for factor in (factor for group in groups for factor in group.factors):
+        touched.setdefault(factor.extent, {})[factor] = None
     places: dict[Value, list[tuple[int, list[Factor]]]] = {}
-    for extent, members in enumerate(coupling.extents.members):
-        factors = [f for f in coupling.atoms.factors[extent] if wanted[component[f.atoms]].any()]
-        for value, dim in members if factors else ():
+    for extent in sorted(touched):
+        factors = sorted(touched[extent], key=lambda factor: factor.first)
+        for value, dim in coupling.extents.members[extent]:
             if value.is_constant != (rule.flows is not None):
                 places.setdefault(value, []).append((dim, factors))
+    return places
+
+
+def _check_finite(places: _Places) -> None:
+    """Raises DataError when a bias or the like holds what is no number, whether it takes part in the ranking or not."""
+    floats = [value for value in places if value.data is not None and value.data.is_floating_point()]
+    tensors = [value.data.detach().flatten().float() for value in floats if value.data is not None]
+    if tensors and not bool(torch.isfinite(torch.cat(tensors)).all()):
+        for value, tensor in zip(floats, tensors, strict=True):
+            _finite(tensor, value)
+
+
+def _entries(
+    coupling: ChannelCoupling, rule: Criterion, evidence: Evidence, places: _Places
+) -> tuple[np.ndarray, np.ndarray]:
+    """Components and scores of their slices."""
+    tally = _Tally(coupling.atoms.component, places)
     for value, dims in places.items():
         if rule.flows is not None:
             for dim, factors in dims:
                 line = rule.flows(value, dim, evidence)
                 if line is not None:
-                    yield from _of_elements(component, line, value, 0, factors, True)
+                    tally.add(line, value, factors)
             continue
         weight = _dequantized(value)
         if weight is None:
             continue
-        proper = (value.rank or 0) >= 2
-        elements = None
-        if rule.slices is None and rule.elements is not None:
+        if rule.slices is not None:
+            for dim, factors in dims:
+                _add_slices(tally, rule, weight, evidence, dim, factors)
+        elif rule.elements is not None:
             elements = rule.elements(weight, evidence)
             if elements is None:
                 continue
-        for dim, factors in dims:
-            if elements is not None:
-                yield from _of_elements(component, elements, value, dim, factors, proper)
-            else:
-                yield from _of_slices(component, rule, weight, evidence, dim, factors, proper)
+            for dim, factors in dims:
+                tally.add(_line(elements, dim), value, factors)  # what is not finite survives the sum
+            del elements  # large weights are scored one at a time
+    return tally.result()
 
 
-def _of_elements(
-    component: np.ndarray, scores: torch.Tensor, value: Value, dim: int, factors: Sequence[Factor], proper: bool
-) -> Iterator[_Entry]:
-    others = [d for d in range(scores.dim()) if d != dim]
-    # What is not finite survives the sum, and the sums are quicker to look through.
-    line = _finite(scores.sum(others) if others else scores, value).double().numpy()
-    for factor in factors:
-        grid = line.reshape(-1, factor.size, factor.stride)
-        # Estimates of curvature have either sign, and their noise is to cancel before the sign is dropped.
-        yield _Entry(component[factor.first : factor.first + factor.size], np.abs(grid.sum((0, 2))), proper)
+def _line(scores: torch.Tensor, dim: int) -> torch.Tensor:
+    """The sum over all other dimensions; those before and those after `dim` are each one, which torch sums fastest."""
+    if dim:
+        scores = scores.flatten(0, dim - 1).sum(0)
+    return scores.flatten(1).sum(1) if scores.dim() > 1 else scores
 
 
-def _of_slices(
-    component: np.ndarray, rule: Criterion, weight: Value, evidence: Evidence, dim: int, factors: Sequence[Factor],
-    proper: bool,
-) -> Iterator[_Entry]:  # fmt: skip
+def _add_slices(
+    tally: _Tally, rule: Criterion, weight: Value, evidence: Evidence, dim: int, factors: Sequence[Factor]
+) -> None:
     assert rule.slices is not None and weight.data is not None
     data = _finite(weight.data.detach().float(), weight).movedim(dim, 0)
     for factor in factors:
         grid = data.reshape(-1, factor.size, factor.stride, data[0].numel()).transpose(0, 1)
         scores = rule.slices(grid.reshape(factor.size, -1), weight, evidence)
         if scores is not None:
-            line = _finite(scores, weight).double().numpy()
-            yield _Entry(component[factor.first : factor.first + factor.size], line, proper)
+            tally.add(scores, weight, [factor])
 
 
-def _reduce(entries: Sequence[_Entry], count: int, reduction: Reduction) -> tuple[np.ndarray, np.ndarray]:
+def _reduce(
+    components: np.ndarray, scores: np.ndarray, count: int, reduction: Reduction
+) -> tuple[np.ndarray, np.ndarray]:
     """One score per component, and which components have one."""
-    if not entries:
-        return np.zeros(count), np.zeros(count, dtype=bool)
-    components = np.concatenate([entry.components for entry in entries])
-    scores = np.concatenate([entry.scores for entry in entries])
     hits = np.bincount(components, minlength=count)
     if reduction == "max":
         result = np.full(count, -np.inf)

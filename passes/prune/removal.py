@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,9 +69,9 @@ class Removal:
         """Fills in what is kept, without touching the graph."""
         for node in self._touched():
             self._note_normalisation(node)
-        for value, dim, indices in self._members():
+        for value, dims in self._cut.items():
             if value.is_constant and value.data is not None and value.graph is not None:
-                self.kept_constants.setdefault(value.name, {})[dim] = self._list(indices)
+                self._keep(value, dims)
 
     def apply(self) -> None:
         """Slices constants, adapts nodes, and states the new shapes."""
@@ -82,14 +83,18 @@ class Removal:
         self._slice_constants()
         self._state_shapes()
 
-    def _members(self) -> Iterator[tuple[Value, int, torch.Tensor]]:
+    @cached_property
+    def _cut(self) -> dict[Value, dict[int, torch.Tensor]]:
+        """For every value that loses indices, by dimension those that stay."""
+        found: dict[Value, dict[int, torch.Tensor]] = {}
         for extent, indices in self.indices.items():
             for value, dim in self.coupling.extents.members[extent]:
-                yield value, dim, indices
+                found.setdefault(value, {})[dim] = indices
+        return found
 
     def _touched(self) -> list[Node]:
         found: dict[Node, None] = {}
-        for value, _, _ in self._members():
+        for value in self._cut:
             if value.producer is not None:
                 found[value.producer] = None
             found.update(dict.fromkeys(value.users))
@@ -117,18 +122,21 @@ class Removal:
                 node.attributes[attribute] = int(self.masks[extent].sum())
 
     def _slice_constants(self) -> None:
-        for value, dim, indices in list(self._members()):
+        for value, dims in self._cut.items():
             data = value.data
             if not value.is_constant or data is None or value.graph is None:
                 continue
-            self.kept_constants.setdefault(value.name, {})[dim] = self._list(indices)
-            value.data = data.index_select(dim, indices.to(data.device))
+            for dim in sorted(dims):  # rows first: whole ones are copied fastest, and leave less of the others
+                data = data.index_select(dim, dims[dim].to(data.device))
+            value.data = data
+            self._keep(value, dims)
+
+    def _keep(self, value: Value, dims: Mapping[int, torch.Tensor]) -> None:
+        self.kept_constants[value.name] = {dim: self._list(indices) for dim, indices in dims.items()}
 
     def _state_shapes(self) -> None:
-        shapes: dict[Value, list[Dim]] = {}
-        for value, dim, indices in self._members():
-            shapes.setdefault(value, list(value.shape or ()))[dim] = len(indices)
-        for value, shape in shapes.items():
+        for value, dims in self._cut.items():
             kind = value.type
             if isinstance(kind, TensorType) and value.graph is not None:
-                value.type = kind.with_shape(shape)
+                sizes: dict[int, Dim] = {dim: len(self._list(indices)) for dim, indices in dims.items()}
+                value.type = kind.with_shape(sizes.get(dim, size) for dim, size in enumerate(kind.shape or ()))

@@ -58,6 +58,7 @@ class Subject:
     roads: dict[str, go.Graph] = field(default_factory=dict)
     inputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def open_roads(self) -> None:
         """Captures the module and loads its file; a road that is closed says why."""
@@ -77,12 +78,22 @@ class Subject:
         return go.capture(self.module, self.args, self.kwargs)
 
     def _loaded(self) -> go.Graph:
+        # The exporter's optimizer folds normalisations into the weights, which then are others than the module's.
+        for options in ({"dynamo": True, "optimize": False, "external_data": False}, {"dynamo": False}):
+            try:
+                return go.load(self._exported(**options))
+            except Exception as error:  # one of torch's two exporters has to do
+                refused = error
+        self.notes.append("both of torch's exporters refuse it, the file is graphopt's")
+        if "torch" not in self.roads:
+            raise refused
+        return go.load(go.to_onnx(self.roads["torch"]))
+
+    def _exported(self, **options: Any) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            # Its optimizer folds normalisations into the weights, which then are others than the module's.
-            torch.onnx.export(self.module, self.args, path, kwargs=self.kwargs, dynamo=True, verbose=False,
-                              external_data=False, optimize=False)  # fmt: skip
-            return go.load(path.read_bytes())
+            torch.onnx.export(self.module, self.args, path, kwargs=self.kwargs, verbose=False, **options)
+            return path.read_bytes()
 
 
 def subject(name: str) -> Subject:
@@ -191,7 +202,7 @@ def row(name: str, details: bool) -> list[str]:
         if len(kept) == 2:
             count, differ = same_indices(trial, kept)
             verdicts.append(f"{count}" if not differ else f"{count - len(differ)} of {count} ({', '.join(differ[:3])})")
-    return [name, *cells, "; ".join(dict.fromkeys(verdicts)), f"{time.perf_counter() - started:.1f}"]
+    return [name, *cells, "; ".join(dict.fromkeys([*verdicts, *trial.notes])), f"{time.perf_counter() - started:.1f}"]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,7 +56,7 @@ class ChannelCoupling:
         tickets = np.random.default_rng(0).integers(1, 1 << 62, len(factors), dtype=np.uint64)
         signature = np.zeros(atoms.components, dtype=np.uint64)
         np.add.at(signature, atoms.component, tickets[owner])
-        useful = ~atoms.frozen & self._weighted
+        useful = ~atoms.frozen & self._weighted & self._flowing
         chosen = np.flatnonzero(useful)
         _, first, inverse = np.unique(signature[chosen], return_index=True, return_inverse=True)
         groups = []
@@ -81,12 +81,30 @@ class ChannelCoupling:
     @cached_property
     def _weighted(self) -> np.ndarray:
         """Per component, whether it holds slices of weights: indices and masks alone are not worth removing."""
-        weighted = np.zeros(self.atoms.components, dtype=bool)
-        for extent in self.extents.related:
-            if any(is_weight(value) for value, _ in self.extents.members[extent]):
-                for factor in self.atoms.factors[extent]:
-                    weighted[self.atoms.component[factor.atoms]] = True
-        return weighted
+        return self._in_extents(
+            extent
+            for extent in self.extents.related
+            if any(is_weight(value) for value, _ in self.extents.members[extent])
+        )
+
+    @cached_property
+    def _flowing(self) -> np.ndarray:
+        """Per component, whether anything flows through it: rows of a table that nobody reads are no channels."""
+        return self._in_extents(
+            extent
+            for extent, members in enumerate(self.extents.members)
+            if not all(value.is_constant for value, _ in members)
+        )
+
+    def _in_extents(self, extents: Iterable[int]) -> np.ndarray:
+        rows = [self.atoms.factors[extent] for extent in extents]
+        inside = np.zeros(self.atoms.count + 1, dtype=np.int64)
+        for row in rows:  # the atoms of an extent are numbered in a row
+            inside[row[0].first] += 1
+            inside[row[-1].first + row[-1].size] -= 1
+        found = np.zeros(self.atoms.components, dtype=bool)
+        found[self.atoms.component[inside.cumsum()[:-1] > 0]] = True
+        return found
 
     def constants(self) -> Iterator[tuple[Value, int, list[Factor]]]:
         """Every dimension of every constant that has atoms, with its factors."""
