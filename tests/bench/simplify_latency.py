@@ -1,8 +1,8 @@
 """Latency of simplified files in ONNX Runtime, all its own optimisations on, one thread, beside the original files.
 
 Run by hand: ``python -m tests.bench.simplify_latency --folder FOLDER`` (the folder keeps exported files). Medians of
-the CPU time of calls that take turns; the original is loaded twice, and how far its two sessions differ says how much is noise. Prints
-a Markdown table.
+the CPU time of calls that take turns; the original is loaded twice, and how far its two sessions differ says how much
+is noise. Prints a Markdown table.
 """
 
 from __future__ import annotations
