@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from graphopt.backends.lower import lowered
 from graphopt.backends.onnx_check import check, complete_outputs
 from graphopt.backends.onnx_expand import expanded
 from graphopt.backends.onnx_opset import check_opset, possible_opsets
@@ -58,12 +59,14 @@ def to_onnx(graph: Graph, opset: int | None = None, *, sparse: bool = False) -> 
 def checked_draft(graph: Graph, opset: int | None, sparse: bool = False) -> Draft:
     """The model of a graph with its weights apart, checked as ONNX's checker would check the whole.
 
-    What the opset asked for does not have is written out in older operators, where it can be.
+    Torch operators that ONNX lacks, and what the opset asked for does not have, are written out in others where they
+    can be.
 
     Some operators changed their type rules without changing their form, so what the checker refuses at one opset it may
     accept at a later one.
     """
     check_opset(opset)
+    graph = lowered(graph)
     if opset is not None:
         graph = expanded(graph, opset)
     refused: SaveError | None = None

@@ -24,7 +24,10 @@ _FAR = 2**31 - 1
 
 def _reshape(e: Emitter, node: Node) -> Any:
     shape = e.sizes.shape(node.output.shape)
-    return None if shape is None else e.method("reshape", e.tensor(node.operand(0)), *shape)
+    if shape is None:
+        return None
+    sizes: tuple[Any, ...] = tuple(shape) or ((),)  # without sizes it wants an empty tuple
+    return e.method("reshape", e.tensor(node.operand(0)), *sizes)
 
 
 def _flatten(e: Emitter, node: Node) -> Any:

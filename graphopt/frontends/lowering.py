@@ -159,7 +159,9 @@ class Lowering(Builder):
         try:
             with self.graph.transaction():
                 return convert()
-        except NoConversion:
+        except (NoConversion, CaptureError) as error:
+            if isinstance(error, CaptureError) and not self._decomposing:
+                raise
             self.constants = constants
             return NotImplemented
 

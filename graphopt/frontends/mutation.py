@@ -122,11 +122,11 @@ def _base_of(node: fx.Node) -> fx.Node | None:
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
     sample = traced[0] if isinstance(traced, list | tuple) and traced else traced
-    if not isinstance(sample, torch.Tensor):
+    if not isinstance(sample, torch.Tensor) or sample.layout is not torch.strided:
         return None
     for argument in node.all_input_nodes:
         other = argument.meta.get("val")
-        if isinstance(other, torch.Tensor) and _storage(other) == _storage(sample):
+        if isinstance(other, torch.Tensor) and other.layout is torch.strided and _storage(other) == _storage(sample):
             return argument
     return None
 

@@ -9,8 +9,23 @@ import sympy
 import torch
 from torch.utils._sympy import functions as T
 
+from graphopt.errors import CaptureError
 from graphopt.ir import Dim, DType, TensorType
 from graphopt.ir import dims as D
+
+
+def _element_type(tensor: torch.Tensor) -> DType:
+    """Raises CaptureError for a tensor that is not dense, or of a type that ONNX has not."""
+    try:
+        if tensor.layout is torch.strided:
+            return DType.of(tensor.dtype)
+    except KeyError:
+        pass
+    kind = f"{str(tensor.layout).removeprefix('torch.')} tensor of {str(tensor.dtype).removeprefix('torch.')}"
+    raise CaptureError(
+        f"the module computes with a {kind}",
+        hint="graphs hold dense tensors of ONNX's element types: convert it in the module (to_dense, to)",
+    )
 
 
 class Symbols:
@@ -41,7 +56,7 @@ class Symbols:
     def type_of(self, traced: Any) -> TensorType | None:
         """The type of a value of tracing: a tensor's, a 0-d one for a number, ``None`` for anything else."""
         if isinstance(traced, torch.Tensor):
-            return TensorType(DType.of(traced.dtype), tuple(self.dim(size) for size in traced.shape))
+            return TensorType(_element_type(traced), tuple(self.dim(size) for size in traced.shape))
         for cls, dtype in _SCALARS.items():
             if isinstance(traced, cls):
                 return TensorType(dtype, ())

@@ -18,6 +18,7 @@ Size: TypeAlias = int | Value
 Operand: TypeAlias = Value | int | float | bool
 
 INT_MAX = (1 << 63) - 1
+COMPLEX = frozenset({DType.COMPLEX64, DType.COMPLEX128})
 INT_MIN = -INT_MAX
 
 
@@ -94,9 +95,14 @@ class Builder:
     # -- element types
 
     def cast(self, value: Value, dtype: DType) -> Value:
-        """`value` with element type `dtype`; itself when it has that already."""
+        """`value` with element type `dtype`; itself when it has that already.
+
+        Raises NoConversion for a complex `value` and a real `dtype`: ``abs`` and the like do not drop imaginary parts.
+        """
         if value.dtype == dtype:
             return value
+        if value.dtype in COMPLEX and dtype not in COMPLEX:
+            raise NoConversion("what turns complex numbers into real ones")
         cast = self.emit("Cast", value, to=int(dtype))
         cast.type = TensorType(dtype, value.shape)
         return cast

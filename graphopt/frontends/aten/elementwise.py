@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from graphopt.frontends.aten.builder import Builder, Operand, require
+from graphopt.frontends.aten.builder import COMPLEX, Builder, Operand, require
 from graphopt.frontends.aten.registry import converts
 from graphopt.ir import DType, Value
 
@@ -45,8 +45,14 @@ for _name, _op in _ROUNDING.items():
     converts(f"aten.{_name}.default")(_rounding(_op))
 
 
-@converts("aten.positive.default", "aten.real.default")
+@converts("aten.positive.default")
 def identity(c: Builder, self: Value) -> Value:
+    return self
+
+
+@converts("aten.real.default")
+def real(c: Builder, self: Value) -> Value:
+    require(self.dtype not in COMPLEX, "the real part of a complex tensor")
     return self
 
 

@@ -22,9 +22,18 @@ def linear(c: Builder, input: Value, weight: Value, bias: Value | None = None) -
 
 
 @converts("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default",
-          "aten.inner.default", "aten.vdot.default", "aten.linalg_matmul.default")  # fmt: skip
+          "aten.vdot.default", "aten.linalg_matmul.default")  # fmt: skip
 def matmul(c: Builder, self: Value, other: Value) -> Value:
     return c.emit("MatMul", self, other)
+
+
+@converts("aten.inner.default")
+def inner(c: Builder, self: Value, other: Value) -> Value:
+    """The last dimensions of both meet."""
+    if not rank_of(self) or not rank_of(other):
+        return c.emit("Mul", self, other)
+    require(rank_of(other) <= 2, "an inner product with more than a matrix")
+    return c.emit("MatMul", self, c.transpose(other, (1, 0)) if rank_of(other) == 2 else other)
 
 
 @converts("aten.addmm.default")

@@ -278,6 +278,7 @@ def sort_stable(
 @converts("aten.median.dim")
 def median(c: Builder, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, ...]:
     """The lower of the two in the middle: the last of the smaller half."""
+    require(rank_of(self) > 0, "a tensor without dimensions")
     axis = axis_of(self, dim)
     extent = static(shape_of(self)[axis])
     half = (extent + 1) // 2
