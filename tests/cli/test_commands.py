@@ -224,3 +224,11 @@ def test_a_terminal_is_no_model(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main(["optimize", SMALL, "-p", "fuse", "-o", "-"])
     assert "standard output is a terminal" in capsys.readouterr().err
+
+
+def test_sparse_weights_in_fewer_bytes(graphopt, folder):
+    for name, more in (("dense.onnx", []), ("sparse.onnx", ["--sparse"])):
+        graphopt("optimize", "graphopt.models.digits:digits", "-p", "sparsify{ratio=0.9}", "-o", name, "-q", *more)
+    onnx.checker.check_model("sparse.onnx", full_check=True)
+    assert (folder / "sparse.onnx").stat().st_size < 0.4 * (folder / "dense.onnx").stat().st_size
+    assert "equal on the same random inputs" in graphopt("diff", "dense.onnx", "sparse.onnx")
