@@ -102,7 +102,7 @@ register(
             inline=True,
             elementwise=True,
             homogeneous=name in ("Relu", "LeakyRelu"),
-        )  # fmt: skip
+        )
         for name, function in _FUNCTIONS.items()
     ),
     Operator("SwiGLU", infer_broadcast(), swiglu, relate_broadcast, inline=True, elementwise=True),
