@@ -17,7 +17,7 @@ from torch import nn
 from graphopt.backends import to_torch
 from graphopt.errors import OptionError, SaveError
 from graphopt.ir import Graph
-from graphopt.passes.train.calls import call_flat
+from graphopt.runtime.calls import call_flat
 from graphopt.runtime.compare import compare
 from graphopt.runtime.executor import run
 from graphopt.runtime.samples import example_inputs

@@ -14,10 +14,10 @@ from torch import nn
 from graphopt.backends import to_torch, update_from
 from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph
-from graphopt.passes.train.calls import call_flat
 from graphopt.passes.train.losses import classification, distillation
 from graphopt.passes.train.zeros import SPARSE, hold_zeros
 from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
+from graphopt.runtime.calls import call_flat
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from graphopt.backends import to_torch, update_from
 from graphopt.errors import DataError, OptionError
 from graphopt.ir import Graph
-from graphopt.passes.train.calls import call_flat
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
+from graphopt.runtime.calls import call_flat
 
 
 @register("reestimate-bn")

@@ -31,10 +31,10 @@ import graphopt as go
 from graphopt.analysis.cost import Cost
 from graphopt.ir.names import unique_names
 from graphopt.models import ZOO, build
-from graphopt.passes.train.calls import call_flat
 from graphopt.pipeline import Context, run_pipeline
 from graphopt.pipeline.instruments import Equivalence, Verify
 from graphopt.runtime import run
+from graphopt.runtime.calls import call_flat
 from graphopt.runtime.compare import compare
 from graphopt.runtime.ort import OrtSession
 from tests.bench.transformers_models import CASES

@@ -19,9 +19,9 @@ from graphopt.errors import DataError, PassError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops import record_of
 from graphopt.passes.prune.criteria.curvature import diagonal
-from graphopt.passes.train.calls import call_flat
 from graphopt.passes.train.losses import classification
 from graphopt.pipeline import Batch, Context
+from graphopt.runtime.calls import call_flat
 from graphopt.runtime.executor import run
 
 #: Random vectors that an estimate of the Hessian's diagonal averages over, at least.
