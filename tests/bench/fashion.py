@@ -85,8 +85,8 @@ def _mobilenet_v3() -> nn.Module:
 
 def _efficientnet() -> nn.Module:
     row = efficientnet.Stage
-    stages = (row(1, 3, 2, 16, 1), row(4, 3, 1, 24, 2), row(4, 5, 2, 40, 2), row(6, 3, 1, 64, 1))
-    return efficientnet.EfficientNet(stages, 16, 256, 10, stride=1)
+    stages = (row(1, 3, 1, 16, 1), row(4, 3, 1, 24, 2), row(4, 5, 2, 40, 2), row(6, 3, 1, 64, 1))
+    return efficientnet.EfficientNet(stages, 16, 256, 10)
 
 
 def _vit() -> nn.Module:
