@@ -1,6 +1,7 @@
 """The files that simplification is measured on, with inputs: exports of the zoo and of transformers, and real models.
 
-An exported file stays in its folder with its inputs beside it (``.npz``), so that a second run need not export again.
+An exported file stays in its folder with its inputs beside it (``.npz``), so that a second run need not export again;
+what cannot be exported leaves a mark (``.refused``).
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def sources(family: str, folder: Path, names: Sequence[str] = ()) -> Iterator[tu
     listed, make = FAMILIES[family]
     for name in [each for each in listed() if not names or each in names]:
         path = folder / f"{family}.{name.replace(' ', '_')}.onnx"
+        refused = path.with_suffix(".refused")
+        if refused.exists():
+            continue
         if not path.exists():
             partial = path.with_suffix(".partial")
             try:
@@ -106,6 +110,7 @@ def sources(family: str, folder: Path, names: Sequence[str] = ()) -> Iterator[tu
             except Exception as error:  # the exporters raise whatever comes their way
                 reason = (str(error).strip().splitlines() or [""])[0][:150]
                 print(f"<!-- {name}: not exported: {type(error).__name__}: {reason} -->", file=sys.stderr)
+                refused.touch()
                 continue
             _write_feeds(path.with_suffix(".npz"), feeds)
             partial.rename(path)
