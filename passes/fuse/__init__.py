@@ -16,13 +16,14 @@ from graphopt.passes.fuse.recognise_activations import RecogniseActivations
 from graphopt.passes.fuse.recognise_attention import RecogniseAttention
 from graphopt.passes.fuse.recognise_norms import RecogniseNorms
 from graphopt.passes.fuse.recognise_pools import RecognisePools
+from graphopt.passes.fuse.recognise_recurrent import RecogniseRecurrent
 from graphopt.passes.fuse.recognise_rotary import RecogniseRotary
 from graphopt.pipeline import register_alias
 
 register_alias(
     "fuse",
-    "recognise-activations,recognise-norms,recognise-pools,recognise-rotary,recognise-attention,fuse-pad,fuse-conv-bn,"
-    "fuse-branches,fuse-conv-conv,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
+    "recognise-recurrent,recognise-activations,recognise-norms,recognise-pools,recognise-rotary,recognise-attention,"
+    "fuse-pad,fuse-conv-bn,fuse-branches,fuse-conv-conv,move-scales,fuse-affine,fuse-bn-conv,fuse-bn-chain,"
     "merge-affine,fuse-linear,fuse-gemm,fuse-parallel",
     repeat=4,
     doc="Fold normalisations, constants and paddings into the layers beside them, and layers into one another.",
@@ -31,6 +32,6 @@ register_alias(
 __all__ = [
     "FuseAffine", "FuseBatchNormChain", "FuseBatchNormConv", "FuseBranches", "FuseConvBatchNorm", "FuseConvConv",
     "FuseGemm", "FuseLinear", "FusePad", "FuseParallel", "MergeAffine", "MoveScales", "RecogniseActivations",
-    "RecogniseAttention", "RecogniseNorms", "RecognisePools",
+    "RecogniseAttention", "RecogniseNorms", "RecognisePools", "RecogniseRecurrent",
     "RecogniseRotary",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 
 from graphopt.pipeline import all_passes
 from graphopt.rewrite import RewritePass
+from tests.passes.fuse.cell_cases import CASES as CELLS
 from tests.passes.fuse.conv_cases import CASES as CONVOLUTIONS
 from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
 from tests.passes.fuse.rotary_cases import CASES as ROTARY
@@ -15,7 +16,18 @@ from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
 from tests.passes.simplify.selection_cases import CASES as SELECTIONS
 from tests.passes.substitute.rule_cases import CASES as SUBSTITUTES
 
-CASES = [*SIMPLIFY, *SELECTIONS, *FUSE, *CONVOLUTIONS, *RECOGNITION, *ROTARY, *QUANTIZED, *SUBSTITUTES, *RUNTIME]
+CASES = [
+    *SIMPLIFY,
+    *SELECTIONS,
+    *FUSE,
+    *CONVOLUTIONS,
+    *RECOGNITION,
+    *ROTARY,
+    *QUANTIZED,
+    *SUBSTITUTES,
+    *RUNTIME,
+    *CELLS,
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
