@@ -29,6 +29,7 @@ from graphopt.frontends.lowering import Lowering
 from graphopt.frontends.state import State
 from graphopt.frontends.symbols import Symbols, expression, is_open
 from graphopt.ir import Graph, Leaf, Signature, Value
+from graphopt.ops.collector import paused_gc
 
 #: `Graph.metadata` key: what the trace assumes about open dimensions (``"n % 2 == 0"``).
 ASSUMES = "torch.assumes"
@@ -77,6 +78,7 @@ def capture(
     return graph
 
 
+@paused_gc()
 def _trace(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], examples: Sequence[Example]
 ) -> Graph:

@@ -28,6 +28,9 @@ def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
     derived = _derived(coupling.graph)
     marks = np.zeros((len(KINDS), coupling.atoms.components), dtype=bool)
     for node, relation in coupling.extents.relations.items():
+        record = record_of(node)
+        if record is None or (record.macs is None and record.normalises is None):
+            continue
         for label, kind in (*_of_products(node, relation, derived), *_of_normalisation(coupling, node, relation)):
             extent = coupling.extents.of_label(node, label)
             if extent is not None:

@@ -55,26 +55,35 @@ FULL["densenet201"] = densenet201
 
 @dataclass
 class Row:
-    """Seconds of one model; the peer's are none where it fails, and `why` says how."""
+    """Seconds of one model; the peer's are none where it fails, and `why` says how.
+
+    `export` is torch.export alone, a part of the capture; `alone` the pass without the verification of the graph and
+    the cost figures that `prune` includes.
+    """
 
     name: str
+    export: float
     capture: float
+    alone: float
     prune: float
     peer: float | None
     why: str = ""
 
 
-def ours(module: nn.Module, args: tuple[Any, ...], repeats: int) -> tuple[float, float]:
-    """Median seconds of the capture, and of planning and pruning."""
-    captures, prunes = [], []
+def ours(module: nn.Module, args: tuple[Any, ...], repeats: int) -> tuple[float, float, float, float]:
+    """Median seconds of torch.export, of the capture, of the pass, and of it with verification and cost figures."""
+    times = []
     for _ in range(repeats):
+        begun = time.perf_counter()
+        torch.export.export(module, args, strict=False)
         started = time.perf_counter()
         graph = go.capture(module, args)
         captured = time.perf_counter()
-        go.optimize(graph, "prune-channels{ratio=0.5}", check=False)
-        prunes.append(time.perf_counter() - captured)
-        captures.append(captured - started)
-    return statistics.median(captures), statistics.median(prunes)
+        report = go.optimize(graph, "prune-channels{ratio=0.5}", check=False)
+        pruned = time.perf_counter()
+        times.append((started - begun, captured - started, report.passes[0].seconds, pruned - captured))
+    export, capture, alone, prune = (statistics.median(each) for each in zip(*times, strict=True))
+    return export, capture, alone, prune
 
 
 def theirs(peer: Any, module: nn.Module, args: tuple[Any, ...], repeats: int) -> float:
@@ -141,22 +150,23 @@ def main() -> None:
     torch.set_num_threads(1)
     every = {name: partial(build, name) for name in ZOO} | (FULL if options.full or options.models else {})
     ours(*build("lenet"), 1)  # imports and caches are nobody's cost
-    print("| model | capture s | plan + prune s | Torch-Pruning s | ratio | ratio with capture |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    plain, whole = [], []
+    print(
+        "| model | export s | capture s | pass s | with checks s | Torch-Pruning s | pass | with checks | and capture |"
+    )
+    print("|" + " --- |" * 9)
+    ratios: dict[str, list[float]] = {"pass": [], "with checks": [], "and capture": [], "torch.export alone": []}
     for name in options.models or every:
         row = measure(peer, name, every[name], options.repeats)
-        text = f"| {name} | {row.capture:.2f} | {row.prune:.3f} | "
+        text = f"| {name} | {row.export:.2f} | {row.capture:.2f} | {row.alone:.3f} | {row.prune:.3f} | "
         if row.peer is None:
-            print(text + f"{row.why} | | |", flush=True)
+            print(text + f"{row.why} | | | |", flush=True)
             continue
-        plain.append(row.prune / row.peer)
-        whole.append((row.prune + row.capture) / row.peer)
-        print(text + f"{row.peer:.2f} | {plain[-1]:.2f} | {whole[-1]:.2f} |", flush=True)
-    if plain:
-        print(f"\n{len(plain)} models")
-        for what, ratios in (("plan + prune", plain), ("with capture", whole)):
-            print(f"{what}: median {statistics.median(ratios):.2f}, worst {max(ratios):.2f}")
+        for which, seconds in zip(ratios, (row.alone, row.prune, row.prune + row.capture, row.export), strict=True):
+            ratios[which].append(seconds / row.peer)
+        shown = " | ".join(f"{values[-1]:.2f}" for values in list(ratios.values())[:3])
+        print(text + f"{row.peer:.2f} | {shown} |", flush=True)
+    for what, values in ratios.items() if ratios["pass"] else ():
+        print(f"\n{what}, {len(values)} models: median {statistics.median(values):.2f}, worst {max(values):.2f}")
 
 
 if __name__ == "__main__":
