@@ -325,13 +325,20 @@ def build(plan: Plan, training: bool) -> nn.Module:
     root = nn.Module()
     waiting = dict(plan.forms)
     pairs: list[tuple[str, torch.Tensor, bool]] = []
-    aliases: list[tuple[str, torch.Tensor, bool]] = []  # last, as a tied layer is usually the later one
+    tied: dict[int, tuple[str, torch.Tensor, bool]] = {}  # by their places in the module's state
+    aliases: list[tuple[str, torch.Tensor, bool]] = []  # of which no place is known
     for binding in plan.bindings:
         assert binding.value.data is not None
         persistent = binding.parameter.persistent
         tensors = [_state(tensor, binding.parameter) for tensor in binding.unpack(binding.value.data)]
+        names = [*binding.keys, *binding.aliases]
+        if binding.aliases and len(binding.parameter.places) == len(names):
+            tied |= {at: (key, tensors[0], persistent) for at, key in zip(binding.parameter.places, names, strict=True)}
+            continue
         pairs += [(key, tensor, persistent) for key, tensor in zip(binding.keys, tensors, strict=True)]
         aliases += [(alias, tensors[0], persistent) for alias in binding.aliases]
+    for place in sorted(tied):
+        pairs.insert(place, tied[place])
     for key, tensor, persistent in pairs + aliases:
         path, _, leaf = key.rpartition(".")
         if path in waiting:

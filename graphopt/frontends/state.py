@@ -68,7 +68,10 @@ class State:
         self.names[name] = other
         if other != name:
             held, parameter = self.entries[other]
-            self.entries[other] = (held, replace(parameter, aliases=(*parameter.aliases, name)))
+            order = list(self.names)
+            places = parameter.places or (order.index(other),)
+            aliases, places = (*parameter.aliases, name), (*places, len(order) - 1)
+            self.entries[other] = (held, replace(parameter, aliases=aliases, places=places))
             return
         self.entries[name] = (tensor, Parameter(name, (), buffer, persistent, tensor.requires_grad))
 

@@ -85,6 +85,13 @@ class LiteralParser:
             self._lexer.fail("expected a list of strings", start)
         return items
 
+    def integers(self) -> tuple[int, ...]:
+        """Reads a list of integers."""
+        start, items = self._lexer.start, self.literal()
+        if not isinstance(items, tuple) or not all(type(item) is int for item in items):
+            self._lexer.fail("expected a list of integers", start)
+        return items
+
     def literal(self) -> Any:
         """Reads an attribute's value."""
         lexer = self._lexer

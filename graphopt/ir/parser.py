@@ -142,8 +142,9 @@ class Parser:
             return None
         name = lexer.string()
         aliases = self._literals.strings() if lexer.accept("aliases") else ()
+        places = self._literals.integers() if lexer.accept("places") else ()
         persistent = not lexer.accept("transient")
-        return Parameter(name, aliases, buffer, persistent, requires_grad=not lexer.accept("frozen"))
+        return Parameter(name, aliases, buffer, persistent, not lexer.accept("frozen"), places)
 
     # -- statements
 

@@ -272,6 +272,8 @@ def _parameter(parameter: Parameter) -> str:
     text = f"{'buffer' if parameter.buffer else 'parameter'} {quote(parameter.name)}"
     if parameter.aliases:
         text += f" aliases {_strings(parameter.aliases)}"
+    if parameter.places:
+        text += f" places {list(parameter.places)}"
     if not parameter.persistent:
         text += " transient"
     return text if parameter.requires_grad else f"{text} frozen"

@@ -32,6 +32,7 @@ class Parameter:
         buffer: a buffer rather than a trainable parameter.
         persistent: part of ``state_dict`` (only buffers can be non-persistent).
         requires_grad: trainable.
+        places: of the name and the aliases among all names of the module's state, in its order; none without aliases.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parameter:
     buffer: bool = False
     persistent: bool = True
     requires_grad: bool = True
+    places: tuple[int, ...] = ()
 
 
 class Use(NamedTuple):

@@ -43,12 +43,15 @@ def read_value_notes(value: Value, metadata: MutableMapping[str, str]) -> None:
     if text is not None:
         fields = _loads(text, PARAMETER)
         try:
-            parameter = Parameter(**{**fields, "aliases": tuple(fields.get("aliases", ()))})
+            lists = {name: tuple(fields.get(name, ())) for name in ("aliases", "places")}
+            parameter = Parameter(**{**fields, **lists})
             names = [parameter.name, *parameter.aliases]
         except TypeError as error:
             raise _damaged(PARAMETER, str(error)) from error
         if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
             raise _damaged(PARAMETER, "a name holds quotes or control characters")
+        if not all(type(place) is int for place in parameter.places):
+            raise _damaged(PARAMETER, "a place is no integer")
         if any(hasattr(nn.Module, part) for name in names for part in name.split(".")):
             raise _damaged(PARAMETER, "no module can have a parameter of that name")
         value.parameter = parameter

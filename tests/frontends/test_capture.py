@@ -7,13 +7,16 @@ from torch import nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from graphopt.backends import to_onnx, to_torch
 from graphopt.errors import CaptureError
 from graphopt.frontends.capture import capture, from_exported
-from graphopt.ir import Leaf
+from graphopt.frontends.load import load
+from graphopt.ir import Leaf, difference, parse
 from graphopt.models import ZOO
 from graphopt.ops import execute
 from graphopt.runtime.executor import run
 from tests.frontends.oracle import Wrap, check, compare
+from tests.interchange import through_other_libraries
 
 torch.manual_seed(0)
 X = torch.randn(4, 6)
@@ -31,8 +34,10 @@ def test_zoo(name):
         compare(graph, module, example)
     names = [name for value in graph.parameters for name in (value.parameter.name, *value.parameter.aliases)]
     assert set(module.state_dict()) <= set(names)
+    assert list(to_torch(graph).state_dict()) == list(module.state_dict())
     paths = {path for path, _ in module.named_modules()}
     assert all(node.origin.module in paths for node in graph.walk())
+    through_other_libraries(graph)
 
 
 class Everything(nn.Module):
@@ -76,6 +81,37 @@ def test_state():
     plain = [value for value in graph.constants if value.parameter is None and value.shape == (6,)]
     assert len(plain) == 1
     assert torch.equal(plain[0].data, module.plain)
+
+
+class Tied(nn.Module):
+    """As in T5: one table, shared, embedding twice and read out, in the midst of other layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Embedding(10, 4)
+        self.encoder, self.decoder = nn.ModuleDict(), nn.ModuleDict()
+        for part in (self.encoder, self.decoder):
+            part["embed"] = nn.Embedding(10, 4)
+            part["embed"].weight = self.shared.weight
+            part["fc"] = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.shared.weight
+
+    def forward(self, x):
+        coded = self.encoder["fc"](self.encoder["embed"](x))
+        return self.head(self.decoder["fc"](self.decoder["embed"](x)) + coded)
+
+
+def test_tied_names_keep_their_places():
+    module = Tied()
+    graph = capture(module, torch.tensor([[1, 2]]))
+    stored = load(to_onnx(graph))
+    for each in (graph, parse(str(graph)), stored):
+        emitted = to_torch(each)
+        assert list(emitted.state_dict()) == list(module.state_dict())
+        assert [name for name, _ in emitted.named_parameters()] == [name for name, _ in module.named_parameters()]
+        assert emitted.head.weight is emitted.encoder.embed.weight
+    assert difference(parse(str(graph)), graph) is None
 
 
 def test_signature():
