@@ -7,6 +7,7 @@ numbers of it say which sizes is found by trying, on the meta device, where buil
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -81,18 +82,33 @@ def rebuild(graph: Graph, module: nn.Module, *, example: Sequence[torch.Tensor] 
 
 @dataclass
 class _Search:
-    """The search for a configuration."""
+    """The search for a configuration.
+
+    Attributes:
+        graph: the pruned graph.
+        module: what it was captured from.
+        example: graph inputs to compare on.
+        state: the tensors that the module to be made has.
+        wanted: their shapes.
+        tried: what sizes each configuration makes that was tried; ``None`` where the class refused it.
+        best: the settings with the fewest wrong sizes, after the number of these.
+        refusal: why the last module that came into question was none.
+    """
 
     graph: Graph
     module: nn.Module
     example: Sequence[torch.Tensor] | None
+    state: Mapping[str, torch.Tensor] = field(init=False)
+    wanted: Sizes = field(init=False)
     tried: dict[Settings, Sizes | None] = field(default_factory=dict)
+    best: tuple[float, Settings] = (math.inf, ())
     refusal: str = ""
 
-    def run(self) -> nn.Module:
+    def __post_init__(self) -> None:
         self.state = {**self.module.state_dict(), **to_torch(self.graph).state_dict()}
         self.wanted = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
-        self.best: tuple[int, Settings] = (len(self.wanted) * 8, ())
+
+    def run(self) -> nn.Module:
         whole = self._sizes(())
         if whole is None:
             raise SaveError(f"{type(self.module).__name__} cannot be built from its config: {self.refusal}", hint=_HINT)
@@ -230,4 +246,4 @@ def _numbers(config: Any, path: Path = ()) -> Iterator[tuple[Path, int | None]]:
 
 
 def _shown(settings: Settings) -> str:
-    return ", ".join(f"{'.'.join(path)}={number}" for path, number in settings)
+    return ", ".join(f"{'.'.join(path)}={number}" for path, number in settings) or "its numbers as they are"

@@ -114,6 +114,13 @@ def test_what_the_class_cannot_say_is_named():
     assert "uniform" in caught.value.hint
 
 
+def test_blocks_that_are_gone_have_no_number():
+    module, graph = captured()
+    go.optimize(graph, "prune-depth{blocks=1}")
+    with pytest.raises(SaveError, match="with its numbers as they are it has the sizes, and gives other results"):
+        rebuild(graph, module)
+
+
 def test_a_module_without_a_configuration():
     module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(OptionError, match="no config"):
