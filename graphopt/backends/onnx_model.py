@@ -13,6 +13,7 @@ from graphopt.backends.onnx_opset import check_opset, possible_opsets
 from graphopt.backends.onnx_write import Draft, Weight, draft_model
 from graphopt.errors import SaveError, UnsupportedOperatorError
 from graphopt.ir import Graph
+from graphopt.ir.literals import SparseTensor
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import pack
 
@@ -113,19 +114,37 @@ def draft_size(draft: Draft) -> int:
 def to_graphsurgeon(graph: Graph, opset: int | None = None) -> onnx_graphsurgeon.Graph:
     """The graph as an ``onnx_graphsurgeon.Graph``, by way of `to_onnx` (which says what it raises).
 
-    onnx-graphsurgeon has no place for local functions' opsets, sparse initializers and node metadata.
+    onnx-graphsurgeon has no place for local functions' opsets and node metadata, and copies constants that a body reads
+    from outside into the body.
+
+    Raises:
+        SaveError: the graph holds sparse tensors, which onnx-graphsurgeon drops.
     """
     import onnx_graphsurgeon
 
+    _refuse_sparse(graph, "onnx-graphsurgeon")
     return onnx_graphsurgeon.import_onnx(to_onnx(graph, opset))
 
 
 def to_onnx_ir(graph: Graph, opset: int | None = None) -> onnx_ir.Model:
-    """The graph as an ``onnx_ir.Model``, by way of `to_onnx` (which says what it raises)."""
+    """The graph as an ``onnx_ir.Model``, by way of `to_onnx` (which says what it raises).
+
+    Raises:
+        SaveError: the graph holds sparse tensors, which onnx_ir cannot read.
+    """
     import onnx_ir
 
+    _refuse_sparse(graph, "onnx_ir")
     converted: Any = onnx_ir.serde.deserialize_model(to_onnx(graph, opset))
     return converted  # type: ignore[no-any-return]
+
+
+def _refuse_sparse(graph: Graph, library: str) -> None:
+    for node in graph.walk():
+        if any(isinstance(attribute, SparseTensor) for attribute in node.attributes.values()):
+            raise SaveError(
+                f"{library} has no sparse tensors", where=node.describe(), hint="make it dense first, or use to_onnx"
+            )
 
 
 __all__ = ["PROTOBUF_LIMIT", "to_graphsurgeon", "to_onnx", "to_onnx_ir"]
