@@ -29,6 +29,8 @@ FORMATS = [
     ("uniform, 3 bits, mse", "bits=3,search=mse", 3), ("k-means, 4 bits", "format=kmeans,bits=4", 4),
     ("k-means, 3 bits", "format=kmeans,bits=3", 3), ("powers of two, 4 bits", "format=power-of-two,bits=4", 4),
     ("float8 e4m3", "format=float8e4m3fn", 8), ("float8 e5m2", "format=float8e5m2", 8),
+    ("PWLQ, 2 bits", "format=piecewise,bits=2", 3), ("uniform, 2 bits", "bits=2", 2),
+    ("uniform, 2 bits, mse", "bits=2,search=mse", 2),
 ]  # fmt: skip
 GRANULARITIES = ("global", "tensor", "channel")
 BATCH = 250
