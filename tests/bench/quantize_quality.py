@@ -226,14 +226,19 @@ def scale_apart(module: Any, factor: float) -> None:
                 read.conv.weight /= factors[:, None, None, None]
 
 
-def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, test: tuple[Any, Any]) -> Iterator[str]:
-    """The lines of the table for one network."""
+def exported(name: str, folder: Path, options: argparse.Namespace) -> Path:
+    """The float file of a network."""
     from tests.bench.fashion import load
 
-    source = folder / f"{name}.onnx"
-    module = load(options.checkpoints, name, options.seed)
+    module, path = load(options.checkpoints, name, options.seed), folder / f"{name}.onnx"
     scale_apart(module, options.apart)
-    export(module, source)
+    export(module, path)
+    return path
+
+
+def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, test: tuple[Any, Any]) -> Iterator[str]:
+    """The lines of the table for one network."""
+    source = exported(name, folder, options)
     found: dict[str, dict[str, Any]] = {"float": {}}
     files = {"float": source}
     for tool in options.tools:
@@ -262,13 +267,14 @@ def rows(name: str, folder: Path, options: argparse.Namespace, images: Path, tes
 
 def memory(name: str, folder: Path, options: argparse.Namespace, train: np.ndarray) -> Iterator[str]:
     """Megabytes that a tool gains, by the number of calibration images."""
+    source = exported(name, folder, options)
     for tool in options.tools:
         gained = []
         for count in options.counts:
             images = folder / f"{count}.npy"
             np.save(images, train[:count])
-            facts = separately(tool, folder / f"{name}.onnx", folder / "out.onnx", images, options.peers)
-            gained.append(f"{facts['megabytes']:.0f} | {facts['seconds']:.1f}" if "megabytes" in facts else "- | -")
+            facts = separately(tool, source, folder / "out.onnx", images, options.peers)
+            gained.append(f"{facts['megabytes']:.0f} | {facts['cpu']:.1f}" if "megabytes" in facts else "- | -")
         yield f"| {name} | {tool} | " + " | ".join(gained) + " |"
 
 
@@ -283,7 +289,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="calibration images")
     parser.add_argument("--apart", type=float, default=1.0, help="scale channels of MobileNetV3 apart by this factor")
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--counts", nargs="*", type=int, default=[], help="numbers of images to measure memory for")
+    parser.add_argument("--counts", nargs="*", type=int, default=[], help="measure memory only, for so many images")
     parser.add_argument("--keep", type=Path, help="folder for the files that are made")
     parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,17 +305,17 @@ def main() -> None:
         train = read(options.data, "train", max([options.images, *options.counts]))[0].numpy()
         x, y = (each.numpy() for each in read(options.data, "t10k"))
         np.save(folder / "images.npy", train[: options.images])
-        there = [name for name in NETWORKS if checkpoint(options.checkpoints, name, options.seed).exists()]
-        print(f"| network | file | top-1 % | change | {COLUMNS} | bytes | s | CPU s |")
-        print("|" + " --- |" * 11)
-        for name in options.models or there:
-            for line in rows(name, folder, options, folder / "images.npy", (x, y)):
-                print(line, flush=True)
+        names = options.models or [n for n in NETWORKS if checkpoint(options.checkpoints, n, options.seed).exists()]
         if options.counts:
-            print("\n| network | tool | " + " | ".join(f"MB, {count} images | s" for count in options.counts) + " |")
-            print("|" + " --- |" * (2 + 2 * len(options.counts)))
-            for line in memory((options.models or there)[0], folder, options, train):
-                print(line, flush=True)
+            heads = [f"MB, {count} images | CPU s" for count in options.counts]
+            lines = (line for name in names for line in memory(name, folder, options, train))
+        else:
+            heads = ["top-1 % | change", COLUMNS, "bytes | s | CPU s"]
+            lines = (line for n in names for line in rows(n, folder, options, folder / "images.npy", (x, y)))
+        head = " | ".join(["| network | file", *heads]) + " |"
+        print(f"{head}\n|" + " --- |" * (head.count("|") - 1))
+        for line in lines:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
