@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphopt.backends.torch_sync import bindings, tensors_of
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, PassError
 from graphopt.ir import Graph, Node
 from graphopt.ops import attribute, record_of
 from graphopt.runtime.compare import compare
@@ -136,7 +136,13 @@ def _compare(graph: Graph, module: nn.Module, example: Sequence[torch.Tensor] | 
     if any(record is not None and record.random for record in records):
         return
     inputs = list(example_inputs(graph) if example is None else example)
-    want = run(graph, inputs)
+    try:
+        want = run(graph, inputs)
+    except PassError as error:
+        raise GraphoptError(
+            f"cannot write back: the graph does not run on {'made-up inputs' if example is None else 'the example'}: "
+            f"{error.what}", where=error.where, hint="say example=[...] with inputs of a size that the module takes",
+        ) from error  # fmt: skip
     modes = [(m, m.training) for m in module.modules()]
     try:
         got = _call(graph, module.eval(), inputs)

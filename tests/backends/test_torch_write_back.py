@@ -158,6 +158,42 @@ def test_sizes_in_the_modules_own_code_are_found_out():
     write_back(graph, net)
 
 
+def test_inputs_that_cannot_be_made_up():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    graph = capture(net.eval(), (X,), dynamic={0: {0: "n", 2: "h", 3: "w"}})
+    with pytest.raises(GraphoptError, match=r"does not run on made-up inputs.*say example="):
+        write_back(graph, net)
+    write_back(graph, net, example=[X])
+
+
+def test_a_layer_used_twice_and_tied_weights_shrink_together():
+    class Shared(nn.Module):
+        """One layer called twice, and two that share a weight."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.first, self.last = (
+                nn.Linear(8, 8),
+                nn.Linear(4, 8, bias=False),
+                nn.Linear(4, 8, bias=False),
+            )
+            self.last.weight = self.first.weight
+
+        def forward(self, x):
+            return self.inner(self.inner(self.first(x)).relu()) @ self.last.weight
+
+    net, x = Shared().eval(), torch.randn(2, 4)
+    graph = capture(net, (x,), dynamic={"x": {0: "batch"}})
+    for value in graph.parameters:
+        data = value.data[KEPT]
+        value.data = data[:, KEPT].clone() if value.parameter.name == "inner.weight" else data.clone()
+        value.type = value.type.with_shape(value.data.shape)
+    write_back(graph, net)
+    assert net.first.weight is net.last.weight
+    assert (net.inner.in_features, net.inner.out_features, net.first.out_features) == (4, 4, 4)
+    torch.testing.assert_close(net(x), run(graph, [x])[0])
+
+
 def test_another_computation_is_found_out():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     graph = capture(net.eval(), (X,))
