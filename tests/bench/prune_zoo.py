@@ -81,7 +81,9 @@ class Subject:
         # The exporter's optimizer folds normalisations into the weights, which then are others than the module's.
         for options in ({"dynamo": True, "optimize": False, "external_data": False}, {"dynamo": False}):
             try:
-                return go.load(self._exported(**options))
+                found = go.load(self._exported(**options))
+                self.notes += [] if options["dynamo"] else ["file of the legacy exporter"]
+                return found
             except Exception as error:  # one of torch's two exporters has to do
                 refused = error
         self.notes.append("both of torch's exporters refuse it, the file is graphopt's")
