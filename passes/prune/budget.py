@@ -178,7 +178,7 @@ def solve_latency(plan: Plan, latency: Latency, target: float, rounds: int = 10)
     if least > target * (1 + TOLERANCE):
         raise PassError(
             f"latency={target:g} cannot be reached: with every group at its limit {least:.3f} of it is left",
-            where="prune-channels", hint="raise max-ratio, lower min-channels or round-to, shorten ignore",
+            where="prune-channels", hint=f"{_rounding(plan)}raise max-ratio, lower min-channels, shorten ignore",
         )  # fmt: skip
     best = (abs(least - target), least, counts)
     for _ in range(rounds):
@@ -189,5 +189,13 @@ def solve_latency(plan: Plan, latency: Latency, target: float, rounds: int = 10)
         if best[0] <= TOLERANCE * target / 2:
             break
         low, high = (middle, high) if achieved > target else (low, middle)
-    why = "" if best[0] <= TOLERANCE * target else f"latency {best[1]:.3f} instead of {target:g}: the closest measured"
+    why = ""
+    if best[0] > TOLERANCE * target:
+        hint = _rounding(plan).rstrip(", ")
+        why = f"latency {best[1]:.3f} instead of {target:g}: the closest measured" + (f"; {hint}" if hint else "")
     return Solution(best[2], best[1], why)
+
+
+def _rounding(plan: Plan) -> str:
+    """Advice where widths are not rounded: kernels work on blocks of channels, and may be slower on fewer of them."""
+    return "give round-to=8 (16 with AVX-512), " if plan.limits.round_to % 8 else ""

@@ -13,7 +13,9 @@ from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.errors import OptionError, PassError
 from graphopt.models import ZOO, build
 from graphopt.passes.prune import PruneChannels
+from graphopt.passes.prune.budget import solve_latency
 from graphopt.passes.prune.counts import PredictedCost
+from graphopt.passes.prune.plan import Limits, Plan
 from graphopt.passes.prune.removal import Removal
 from graphopt.passes.prune.selection import eligible
 
@@ -157,6 +159,28 @@ def test_latency_falls_to_the_target():
     assert report.passes[0].details["budget"]["figure"] == "latency"
     # Measured on a shared machine: in the neighbourhood is all that a test can ask.
     assert 0.1 < figures(graph)["macs"] / figures(graph_of(256, 1024, 1024, 256))["macs"] < 0.9
+
+
+class SlowOnOddWidths:
+    """A runtime that is as slow as ever until nearly all is gone."""
+
+    def of(self, components):
+        return 1.0 if len(components) < 900 else 0.6
+
+
+@pytest.mark.parametrize(("round_to", "advised"), [(1, True), (8, False)])
+def test_a_latency_that_is_not_met_advises_rounding(round_to, advised):
+    graph = graph_of(8, 1024, 4)
+    coupling = ChannelCoupling(graph)
+    groups, _ = eligible(coupling, (), 0.5)
+    scores = np.arange(coupling.atoms.components, dtype=float)
+    plan = Plan(groups, scores, scores, "uniform", Limits(round_to))
+    solution = solve_latency(plan, SlowOnOddWidths(), 0.8)
+    assert "the closest measured" in solution.why
+    assert ("round-to=8" in solution.why) == advised
+    with pytest.raises(PassError, match=r"latency=0\.5 cannot be reached: .* 0\.600 of it is left") as error:
+        solve_latency(plan, SlowOnOddWidths(), 0.5)
+    assert ("round-to=8" in error.value.hint) == advised
 
 
 @pytest.mark.parametrize("text", [
