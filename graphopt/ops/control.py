@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.errors import ShapeError
-from graphopt.ir import UNKNOWN, Dim, DType, Graph, Node, SequenceType, TensorType, Value, ValueType
+from graphopt.ir import UNKNOWN, Dim, DType, Graph, Node, OptionalType, SequenceType, TensorType, Value, ValueType
 from graphopt.ops.infer import integers, normalise_axis
 from graphopt.ops.record import Operator, attribute, register
 from graphopt.ops.sequence import join
@@ -150,7 +150,14 @@ def infer_loop(node: Node) -> list[ValueType]:
     for value, before, kind in zip(node.outputs, carried, state, strict=False):
         _forget(value, before, kind, kind)
     rows = _rounds(node, body)
-    return [*state, *(_stacked(value, rows, 0, node) for value in body.outputs[1 + len(state) :])]
+    results = [_result(kind, value.type) for kind, value in zip(state, body.outputs[1:], strict=False)]
+    return [*results, *(_stacked(value, rows, 0, node) for value in body.outputs[1 + len(state) :])]
+
+
+def _result(carried: ValueType, returned: ValueType) -> ValueType:
+    """What a loop hands out of what it carries: ONNX calls it by the body's type where the start is optional."""
+    bare = isinstance(carried, OptionalType) and not isinstance(returned, OptionalType) and returned != UNKNOWN
+    return returned if bare else carried
 
 
 def _stacked(value: Value, rows: Dim, axis: int, node: Node) -> ValueType:

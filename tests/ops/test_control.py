@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 
+import graphopt as go
 from graphopt.analysis.shapes import propagate, propagate_all
 from graphopt.errors import ShapeError
 from graphopt.ir import UNKNOWN, DType, Graph, Node, SequenceType, TensorType
@@ -253,3 +254,19 @@ def test_types_agree_with_onnx_shape_inference():
         assert all(a == b for a, b in zip(mine.shape, sizes, strict=True) if b is not None)
     assert graph.outputs[1].type == floats(5, 2, 3)
     assert np.asarray(run(graph, [torch.ones(2, 3), torch.tensor(True)])[1]).shape == (5, 2, 3)
+
+
+def test_a_loop_that_starts_with_an_optional_hands_out_what_its_body_returns():
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    m (int64 trip, bool go, optional(seq(float)) start) => (seq(float) last) {
+        last = Loop(trip, go, start) <body = b (int64 i, bool c, optional(seq(float)) carried)
+            => (bool again, seq(float) longer) {
+            again = Identity(c)
+            x = Constant<value = float {1.0}>()
+            longer = SequenceConstruct(x)
+        }>
+    }"""
+    graph = go.load(onnx.parser.parse_model(text))
+    propagate_all(graph)
+    assert str(graph.outputs[0].type).startswith("seq(")
+    go.to_onnx(graph)
