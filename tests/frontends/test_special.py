@@ -33,6 +33,19 @@ def test_order_statistics(dim, keepdim):
     check(lambda x: torch.kthvalue(x, 2, dim, keepdim), X)
 
 
+@pytest.mark.parametrize("decimals", [-1, 0, 2])
+def test_rounding_to_decimals(decimals):
+    check(lambda x: torch.round(x * 37, decimals=decimals), X)
+
+
+def test_inner_products():
+    matrix = torch.randn(4, 4)
+    check(lambda x: torch.inner(x, matrix), torch.randn(3, 4))
+    check(lambda x: torch.inner(x, torch.tensor(2.0)), X)
+    check(torch.inner, torch.tensor(2.0), torch.tensor(3.0), batch=None)
+    check(lambda x: x.sum().reshape(()), X, batch=None)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_shifts(count):
     numbers = torch.tensor([[5, -5, 0, 1, -1, 100], [7, -8, 9, -16, 33, -100]])

@@ -25,6 +25,7 @@ _ROUNDING = {"floor": "Floor", "ceil": "Ceil", "round": "Round"}
 
 def _unary(op: str) -> Callable[[Builder, Value], Value]:
     def convert(c: Builder, self: Value) -> Value:
+        require(op != "Sign" or self.dtype not in COMPLEX, "the direction of complex numbers")
         return c.emit(op, c.cast(self, c.result.dtype))
 
     return convert

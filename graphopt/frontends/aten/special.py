@@ -47,6 +47,17 @@ def atan2(c: Builder, input: Value, other: Value) -> Value:
     return c.emit("Where", _is_negative(c, y), c.emit("Neg", angle), angle)
 
 
+@converts("aten.round.decimals")
+def round_decimals(c: Builder, self: Value, *, decimals: int = 0) -> Value:
+    """Rounds to a digit behind the point, or (when negative) before it, as torch does: by scaling there and back."""
+    require(self.dtype.is_float, "integers have no decimals")
+    if decimals == 0:
+        return c.emit("Round", self)
+    factor = c.scalar(10.0 ** abs(decimals), self.dtype)
+    there, back = ("Mul", "Div") if decimals > 0 else ("Div", "Mul")
+    return c.emit(back, c.emit("Round", c.emit(there, self, factor)), factor)
+
+
 @converts("aten.kthvalue.default")
 def kthvalue(c: Builder, input: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
     require(rank_of(input) > 0, "a tensor without dimensions")
