@@ -15,7 +15,7 @@ from graphopt.ir import Graph, Value
 from graphopt.ir.names import unique_names
 from graphopt.passes.prune.criteria import Evidence, find_criterion
 from graphopt.passes.prune.layers import input_dim, layer_weights
-from graphopt.passes.prune.masks import keep_highest, keep_pattern
+from graphopt.passes.prune.masks import keep_highest, keep_highest_of_each, keep_pattern
 from graphopt.passes.prune.sparsegpt import ByPattern, ByRatio, grams, prune_matrix, sources
 from graphopt.passes.train.zeros import SPARSE
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -34,7 +34,8 @@ class Sparsify(Pass):
     Attributes:
         ratio: part of the weights to remove, where neither a threshold nor a pattern is given.
         threshold: remove every weight whose score is below it (with l1: ``W * (abs(W) > T)``).
-        scope: "layer" removes the ratio of every weight tensor, "global" ranks all together.
+        scope: "layer" removes the ratio of every weight tensor, "global" ranks all together, "output" removes the
+            ratio of what each output reads (each kernel position apart), as Wanda's paper does.
         criterion: importance of single weights: l1, l2, lamp, random; with data wanda; with labels taylor, obd-c,
             hessian.
         pattern: "2of4" (or "2:4") keeps 2 of every 4 neighbouring inputs of an output, as NVIDIA's sparse cores want.
@@ -49,7 +50,7 @@ class Sparsify(Pass):
 
     ratio: float = 0.5
     threshold: float | None = None
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global", "output"] = "layer"
     criterion: str = "l1"
     pattern: str = ""
     factor: float = 0.0
@@ -166,6 +167,12 @@ class Sparsify(Pass):
             return [each >= self.threshold for each in scores]
         if self.scope == "layer":
             return [keep_highest(each, self._removed(each.numel())) for each in scores]
+        if self.scope == "output":
+            return [
+                keep_highest(each, self._removed(each.numel())) if dim is None
+                else keep_highest_of_each(each, dim, self._removed(each.shape[dim]))
+                for dim, each in scored
+            ]  # fmt: skip
         if not scores:
             return []
         flat = torch.cat([each.flatten() for each in scores])

@@ -52,6 +52,17 @@ def test_ratio_per_layer_and_over_all(case):
     assert before[data == 0].abs().max() <= before[data != 0].abs().min()
 
 
+def test_ratio_of_what_each_output_reads(case):
+    module, graph = case
+    go.optimize(graph, "sparsify{ratio=0.5,scope=output}")
+    for name, data in layers(graph).items():
+        before = module.state_dict()[name].movedim(1, -1)
+        lines = data.movedim(1, -1)
+        assert ((lines == 0).sum(-1) == data.shape[1] // 2).all()
+        lost = torch.where(lines == 0, before.abs(), 0).amax(-1)
+        assert (lost <= torch.where(lines != 0, before.abs(), torch.inf).amin(-1)).all()
+
+
 def test_threshold_and_factor_are_the_articles(case):
     module, graph = case
     go.optimize(graph, "sparsify{threshold=0.1,factor=0.1}")
