@@ -10,6 +10,7 @@ import torch
 from graphopt.errors import DataError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantize.observers import Observer
+from graphopt.passes.quantize.pairs import strip
 from graphopt.runtime import run
 from graphopt.runtime.executor import bind_inputs
 
@@ -38,18 +39,29 @@ def observe(
     """
     observers = {root: make() for root in groups}
     watched: dict[Value, Observer] = {v: observers[root] for root, members in groups.items() for v in members}
+    twin, same = _without_pairs(graph)
+    shown = {same[value]: value for value in watched if value in same}
 
     def see(value: Value, tensor: torch.Tensor) -> None:
-        if value in watched:
-            watched[value].see(tensor)
-            _check_finite(value, watched[value])
+        watched[value].see(tensor)
+        _check_finite(value, watched[value])
 
     for inputs in samples:
-        run_float(graph, inputs, see)
+        run_float(twin, inputs, lambda value, tensor: see(shown[value], tensor) if value in shown else None)
     for value in watched:
         if value.is_constant and value.data is not None:
             see(value, value.data)
     return observers
+
+
+def _without_pairs(graph: Graph) -> tuple[Graph, dict[Value, Value]]:
+    """A copy that has fewer nodes to run, and its value for each input and result of the graph."""
+    twin = graph.clone()
+    same = dict(zip(graph.inputs, twin.inputs, strict=True))
+    for mine, other in zip(graph.nodes, twin.nodes, strict=True):
+        same.update(zip(mine.outputs, other.outputs, strict=True))
+    strip(twin)
+    return twin, same
 
 
 def run_float(

@@ -137,3 +137,13 @@ def activation_pairs(graph: Graph) -> Iterator[Pair]:
     for pair in pairs(graph):
         if not is_weight(pair) and pair.scale.is_constant and pair.scale.rank == 0:
             yield pair
+
+
+def strip(graph: Graph) -> int:
+    """Takes all Q/DQ pairs out of a graph; what they read takes their place. Returns how many there were."""
+    found = list(pairs(graph))
+    for pair in found:
+        for reader in [user for user in pair.quantize.output.users if user.op == "DequantizeLinear"]:
+            reader.output.replace_uses(pair.source)
+    graph.sweep([pair.dequantize.output for pair in found])
+    return len(found)

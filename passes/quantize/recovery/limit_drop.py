@@ -13,7 +13,7 @@ import torch
 from graphopt.errors import OptionError
 from graphopt.ir import Graph, Node
 from graphopt.passes.quantize.insert import InsertQDQ
-from graphopt.passes.quantize.pairs import activation_pairs, pairs
+from graphopt.passes.quantize.pairs import activation_pairs, pairs, strip
 from graphopt.passes.quantize.recovery.effects import effects, output_noise, quantized_nodes
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.runtime import run
@@ -165,16 +165,6 @@ def _candidates(node: Node) -> Iterator[str]:
 
 def _scales(graph: Graph) -> dict[str, tuple[torch.Tensor | None, torch.Tensor | None]]:
     return {pair.source.name: (pair.scale.data, pair.zero_point.data) for pair in activation_pairs(graph)}
-
-
-def strip(graph: Graph) -> int:
-    """Takes all Q/DQ pairs out of a graph; what they read takes their place. Returns how many there were."""
-    found = list(pairs(graph))
-    for pair in found:
-        for reader in [user for user in pair.quantize.output.users if user.op == "DequantizeLinear"]:
-            reader.output.replace_uses(pair.source)
-    graph.sweep([pair.dequantize.output for pair in found])
-    return len(found)
 
 
 def _stripped(graph: Graph) -> Graph:

@@ -9,9 +9,8 @@ import torch
 
 import graphopt as go
 from graphopt.errors import DataError
-from graphopt.passes.quantize.pairs import pairs
+from graphopt.passes.quantize.pairs import pairs, strip
 from graphopt.passes.quantize.recovery.effects import effects, output_noise
-from graphopt.passes.quantize.recovery.limit_drop import strip
 from graphopt.runtime import run
 from graphopt.runtime.compare import compare
 from tests.passes.quantize.recovery.models import graph_of, images, uneven
