@@ -157,3 +157,14 @@ def test_change_needs_data():
         go.optimize(captured()[1], "prune-depth{criterion=change}")
     with pytest.raises(PassError, match="4 can"):
         go.optimize(captured()[1], "prune-depth{blocks=5}")
+
+
+def test_loaded_from_onnx_the_same_blocks_go():
+    module, graph = captured()
+    loaded = go.load(go.to_onnx(graph))
+    tables = [go.optimize(each, "prune-depth{blocks=2}").passes[0].details["blocks"] for each in (graph, loaded)]
+    assert [[row["removed"] for row in table] for table in tables] == [[False, True, False, True]] * 2
+    x = torch.randn(4, 6)
+    less = copy.deepcopy(module)
+    del less.blocks[3], less.blocks[1]
+    torch.testing.assert_close(run(loaded, [x])[0], less(x).detach())
