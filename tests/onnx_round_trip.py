@@ -17,7 +17,7 @@ import torch
 import graphopt as go
 from graphopt.analysis import propagate_all
 from graphopt.errors import CaptureError, UnsupportedOperatorError
-from graphopt.ir import Graph, Node, difference
+from graphopt.ir import DType, Graph, Node, difference
 from graphopt.runtime import run
 from graphopt.runtime.ort import OrtSession
 from tests.random_onnx.case import RandomModel
@@ -56,7 +56,7 @@ def check_model(case: RandomModel, rng: random.Random) -> str:
     _check_types(graph, case)
     _check_stages(graph, from_text, written, wants)
     _at_another_opset(graph, written, wants, rng.choice([13, 15, 17, 18, 20, 21, 22, 23]))
-    if rng.random() < AGAIN:
+    if rng.random() < AGAIN and not any(v.dtype is DType.STRING for node in graph.walk() for v in node.outputs):
         _captured_again(graph, wants[0])
     return f"round{note(*wants)}"
 
@@ -74,7 +74,7 @@ def _as_read(graph: Graph) -> Graph:
     if set(graph.inputs) & set(graph.outputs):
         graph.model.declared = {}  # the file may give one value two types
     for node in graph.walk():
-        for value in node.outputs if len(node.outputs) > 1 else ():
+        for value in node.outputs:
             if not value.uses:
                 value.name = ""
     return graph

@@ -112,6 +112,10 @@ def _average_pool(e: Emitter, node: Node) -> Any:
     if geometry is None or set(geometry[3]) != {1}:
         return None
     kernel, strides, pads, _ = geometry
+    sizes = (node.operand(0).shape or ())[2:]
+    covered = all(isinstance(size, int) and size >= k for size, k in zip(sizes, kernel, strict=True))
+    if len(kernel) == 3 and any(pads) and not covered:
+        return None  # torch's avg_pool3d wants an image as large as the window, without its pads
     counted = bool(attribute(node, "count_include_pad")) or not any(pads)
     if attribute(node, "ceil_mode"):
         return None  # torch and ONNX differ in what a window that reaches beyond the end counts

@@ -187,9 +187,16 @@ def _rms_norm(node: Node) -> Iterator[Form]:
         yield Form(nn.RMSNorm, options, (plain("weight", scale),), (node.operand(0),))
 
 
+def _is_single(x: Value, groups: int) -> bool:
+    """Whether groups have one element: torch's layers refuse to take statistics of that, ONNX's operators do not."""
+    sizes = (x.shape or ())[1:]
+    return math.prod(size if isinstance(size, int) else 0 for size in sizes) == groups
+
+
 def _group_norm(node: Node) -> Iterator[Form]:
     x, scale, bias = (node.operand(i) for i in range(3))
-    if is_weight(scale, node) and is_weight(bias, node):
+    single = _is_single(x, attribute(node, "num_groups"))
+    if is_weight(scale, node) and is_weight(bias, node) and not single:
         options = {
             "num_groups": attribute(node, "num_groups"), "num_channels": shape_of(scale)[0],
             "eps": short(attribute(node, "epsilon")),
@@ -199,7 +206,8 @@ def _group_norm(node: Node) -> Iterator[Form]:
 
 def _instance_norm(node: Node) -> Iterator[Form]:
     x, scale, bias = (node.operand(i) for i in range(3))
-    if x.rank in (3, 4, 5) and is_weight(scale, node) and is_weight(bias, node):
+    weights = is_weight(scale, node) and is_weight(bias, node)
+    if x.rank in (3, 4, 5) and weights and not _is_single(x, shape_of(scale)[0]):
         module = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[x.rank - 3]
         options = {
             "num_features": shape_of(scale)[0],

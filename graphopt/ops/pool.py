@@ -130,7 +130,9 @@ def average_pool(
     """ONNX AveragePool: x [N, C, ...]. What a window reaches beyond the stated pads never counts."""
     rank = spatial_rank(x, "AveragePool")
     w = Windows.resolve(x, kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
-    if w.is_plain and all(d == 1 for d in w.dilations):
+    # torch's avg_pool3d alone wants an image as large as the window, without its pads.
+    is_small = rank == 3 and any(w.begins) and any(d < k for d, k in zip(x.shape[2:], w.kernel, strict=True))
+    if w.is_plain and not is_small and all(d == 1 for d in w.dilations):
         function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[rank - 1]
         return function(x, w.kernel, w.strides, w.begins, w.ceil, bool(count_include_pad))
     counted = w.pad(x.new_ones(1, 1, *x.shape[2:]), 0, inner=1 if count_include_pad else None)

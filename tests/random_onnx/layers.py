@@ -26,7 +26,8 @@ def _window(g: Grower, x: Item, largest: int = 3) -> dict[str, Any]:
     kernel = [g.rng.randint(1, largest) for _ in range(dims)]
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": [g.rng.choice([1, 1, 2]) for _ in range(dims)]}
     if g.chance(0.25):
-        attributes["auto_pad"] = g.rng.choice(["SAME_UPPER", "SAME_LOWER", "VALID"])
+        # With dilations ONNX Runtime refuses to pad to the same size (Conv), or forgets them (AveragePool).
+        attributes["auto_pad"] = g.rng.choice(["SAME_UPPER", "SAME_LOWER"]) if dilation == 1 else "VALID"
     else:
         attributes["pads"] = [g.rng.randint(0, k // 2) for k in (*kernel, *kernel)]
     if dilation > 1:
@@ -310,7 +311,7 @@ def sampled(g: Grower) -> Made:
         if g.opset < 16:
             raise Rejected
         rois = g.b.constant(torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.5, 0.5, 2.5, 1.5]]))
-        where = g.ints([0, 1])
+        where = g.ints([0, min(x.sizes[0][0], 2) - 1])
         return g.b.RoiAlign(x.value, rois, where, output_height=2, output_width=2, sampling_ratio=2,
                             mode=g.rng.choice([None, "max"]))  # fmt: skip
     if g.opset < 20 or not x.fixed(0):

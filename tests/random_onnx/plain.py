@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -159,16 +158,25 @@ def is_runnable(node: Node, opset: int) -> bool:
     types = tuple(0 if v is None else _kind(v) for v in operands)
     if any(kind is None for kind in (*types, *map(_kind, node.outputs))):
         return True  # sequences and optionals: nothing to choose there
-    attributes = tuple(sorted((k, v) for k, v in plain.items() if not isinstance(v, torch.Tensor)))
-    return _is_runnable(node.op, node.domain, types, tuple(_kind(v) or 0 for v in node.outputs), attributes, opset)
+    attributes = {k: v for k, v in plain.items() if not isinstance(v, torch.Tensor)}
+    makes = tuple(_kind(v) or 0 for v in node.outputs)
+    # Kernels are registered by types: the values of attributes do not matter.
+    key = (node.op, node.domain, types, makes, tuple(sorted(attributes)), opset)
+    if key not in _runnable:
+        _runnable[key] = _probe(node.op, node.domain, types, makes, attributes, opset)
+    return _runnable[key]
+
+
+_runnable: dict[Any, bool] = {}
 
 
 def _kind(value: Value) -> int | None:
     return int(value.dtype) if value.dtype is not DType.UNDEFINED else None
 
 
-@functools.cache
-def _is_runnable(op: str, domain: str, reads: Any, makes: Any, attributes: Any, opset: int) -> bool:
+def _probe(op: str, domain: str, reads: Any, makes: Any, attributes: dict[str, Any], opset: int) -> bool:
+    """Opens a model of one node."""
+
     def info(prefix: str, kinds: Any) -> Iterator[onnx.ValueInfoProto]:
         for index, kind in enumerate(kinds):
             if kind:
@@ -176,7 +184,7 @@ def _is_runnable(op: str, domain: str, reads: Any, makes: Any, attributes: Any, 
 
     node = helper.make_node(
         op, [f"x{i}" if kind else "" for i, kind in enumerate(reads)], [f"y{i}" for i in range(len(makes))],
-        domain=domain, **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes},
+        domain=domain, **{k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()},
     )  # fmt: skip
     graph = helper.make_graph([node], "probe", list(info("x", reads)), list(info("y", makes)))
     opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, _version(domain))] if domain else [])
