@@ -38,7 +38,9 @@ class Equalize(Pass):
     Attributes:
         by: "activations" needs data, "weights" does not.
         strength: how much of the unevenness the weights take over, from 0 to 1.
-        above: tensors none of whose channels has a larger factor, or a smaller one than its inverse, stay as they are.
+        above: leaves tensors alone whose unevenness costs less than this factor of precision: ``max|x| max|w| /
+            max|x w|``, the last over the channels. It is 1 where the largest channels meet the largest weights,
+            and every doubling is a bit that the contributions to the result do not get.
         batches: batches to read at most; 0 reads all.
     """
 
@@ -46,7 +48,7 @@ class Equalize(Pass):
 
     by: Literal["activations", "weights"] = "activations"
     strength: float = 0.5
-    above: float = 1.01
+    above: float = 1.0
     batches: int = 8
 
     def __post_init__(self) -> None:
@@ -64,38 +66,38 @@ class Equalize(Pass):
         if not groups:
             return Changes(False, notes=("no channels can be rescaled",))
         largest = self._by_weights(groups) if self.by == "weights" else self._by_activations(graph, groups, context)
-        changed = sum(factor > self.above for factor in largest)
+        changed = sum(factor > 1 for factor in largest)
         if not changed:
-            return Changes(False, notes=(f"no factor is above {self.above:g}: the channels are even enough",))
+            return Changes(False, notes=("all channels are even enough",))
         note = f"channels of {changed} tensors rescaled, by up to {max(largest):.3g}"
         return Changes(True, counts={"tensors": changed}, notes=(note,))
 
     def _by_activations(self, graph: Graph, groups: list[ChannelGroup], context: Context) -> list[float]:
         ranges = activation_ranges(graph, groups, context, self.batches)
-        return [_apply(group, self._factors(group, ranges), self.above) for group in groups]
+        return [self._even_out(group, ranges) for group in groups]
+
+    def _even_out(self, group: ChannelGroup, ranges: Mapping[Value, torch.Tensor]) -> float:
+        activations = torch.stack([ranges[layer.node.operand(0)] for layer in group.readers]).amax(0)
+        weights = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
+        if _unevenness(activations, weights) < self.above:
+            return 1.0
+        if all(_reads_alone(layer) for layer in group.readers):
+            return _apply(group, even(activations))
+        return _apply(group, even(activations.pow(self.strength) / weights.pow(1 - self.strength)))
 
     def _by_weights(self, groups: list[ChannelGroup]) -> list[float]:
         """Sweeps until the ranges of weights on both sides of every group are even (paper, section 4.1)."""
-        groups = [group for group in groups if group.makers]
+        groups = [group for group in groups if group.makers and _unevenness(*_both_sides(group)) >= self.above]
         largest = [1.0] * len(groups)
         for _ in range(_SWEEPS):
             moved = []
             for number, group in enumerate(groups):
-                made = torch.stack([_output_ranges(layer) for layer in group.makers]).amax(0)
-                read = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
-                above = 1 + _SETTLED if largest[number] > 1 else self.above
-                moved.append(_apply(group, even((made / read).sqrt(), centred=False), above))
+                made, read = _both_sides(group)
+                moved.append(_apply(group, even((made / read).sqrt(), centred=False)))
                 largest[number] *= moved[-1]
             if max(moved, default=1.0) <= 1 + _SETTLED:
                 break
         return largest
-
-    def _factors(self, group: ChannelGroup, ranges: Mapping[Value, torch.Tensor]) -> torch.Tensor:
-        activations = torch.stack([ranges[layer.node.operand(0)] for layer in group.readers]).amax(0)
-        if all(_reads_alone(layer) for layer in group.readers):
-            return even(activations)
-        weights = torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
-        return even(activations.pow(self.strength) / weights.pow(1 - self.strength))
 
 
 def activation_ranges(
@@ -129,10 +131,22 @@ def activation_ranges(
     return found
 
 
-def _apply(group: ChannelGroup, factors: torch.Tensor, above: float) -> float:
-    """Rescales a group by factors of which some are above a limit; says by how much at most, 1 where it does not."""
+def _both_sides(group: ChannelGroup) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest weights that make each channel, and that read it: [C] each."""
+    made = torch.stack([_output_ranges(layer) for layer in group.makers]).amax(0)
+    return made, torch.stack([_input_ranges(layer) for layer in group.readers]).amax(0)
+
+
+def _unevenness(ranges: torch.Tensor, weights: torch.Tensor) -> float:
+    """How much larger a tensor's range is than the channels that matter need."""
+    mattering = float((ranges * weights).max())
+    return float(ranges.max() * weights.max()) / mattering if mattering > 0 else 1.0
+
+
+def _apply(group: ChannelGroup, factors: torch.Tensor) -> float:
+    """Rescales a group, unless that changes next to nothing; says by how much at most, 1 where it does not."""
     largest = float(torch.maximum(factors, 1 / factors).max())
-    if largest <= above:
+    if largest <= 1 + _SETTLED:
         return 1.0
     group.rescale(factors)
     return largest
