@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.frontends.oracle import check
+from graphopt.backends import to_torch
+from graphopt.frontends.capture import capture
+from tests.frontends.oracle import Wrap, check
 
 torch.manual_seed(0)
 X = torch.randn(3, 4, 5)
@@ -40,6 +42,20 @@ def test_unary_of_unit(name):
 def test_acosh_and_logit():
     check(torch.acosh, POSITIVE + 1)
     check(lambda x: torch.logit(x) + torch.logit(x, 0.3), POSITIVE / 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_logarithms_and_exponentials_beside_one_far_out(dtype):
+    x = torch.tensor([[-0.5, 0.0, 1e-4, 0.9, 1.0, 1.1, 60.0, 6e4, float("inf"), float("nan")]], dtype=dtype)
+    tolerance = 2e-3 if dtype is torch.float16 else 1e-5
+    check(torch.log1p, x, tolerance=tolerance)
+    check(torch.expm1, torch.cat([-x, x[:, :6], torch.tensor([[-200.0, -1e4]], dtype=dtype)], 1), tolerance=tolerance)
+
+
+def test_log1p_has_a_gradient_everywhere():
+    x = torch.tensor([0.0, 2.0, 1e30], requires_grad=True)
+    to_torch(capture(Wrap(torch.log1p), (x.detach(),)))(x).sum().backward()
+    torch.testing.assert_close(x.grad, 1 / (1 + x.detach()))
 
 
 @pytest.mark.parametrize("name", ["sqrt", "exp", "abs", "floor", "neg", "bitwise_not", "log1p", "trunc"])

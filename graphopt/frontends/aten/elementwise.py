@@ -84,23 +84,6 @@ def exp2(c: Builder, self: Value) -> Value:
     return c.emit("Pow", c.scalar(2.0, c.result.dtype), c.cast(self, c.result.dtype))
 
 
-@converts("aten.expm1.default")
-def expm1(c: Builder, self: Value) -> Value:
-    """exp(x) - 1 as 2 sinh(x/2) exp(x/2), which keeps its digits near zero."""
-    dtype = c.result.dtype
-    half = c.emit("Mul", c.cast(self, dtype), c.scalar(0.5, dtype))
-    return c.emit("Mul", c.emit("Mul", c.emit("Sinh", half), c.emit("Exp", half)), c.scalar(2.0, dtype))
-
-
-@converts("aten.log1p.default")
-def log1p(c: Builder, self: Value) -> Value:
-    """log(1 + x) as 2 atanh(x / (2 + x)), which keeps its digits near zero."""
-    dtype = c.result.dtype
-    x = c.cast(self, dtype)
-    two = c.scalar(2.0, dtype)
-    return c.emit("Mul", c.emit("Atanh", c.emit("Div", x, c.emit("Add", x, two))), two)
-
-
 def _log_to(base: float) -> Callable[[Builder, Value], Value]:
     def convert(c: Builder, self: Value) -> Value:
         dtype = c.result.dtype

@@ -1,4 +1,4 @@
-"""What ONNX has no operator for, but the means: angles, signs of zero, order statistics, shifts of bits."""
+"""What ONNX has the means for, but no operator: log1p, expm1, angles, signs of zero, order statistics, shifts of bits."""
 
 from __future__ import annotations
 
@@ -45,6 +45,27 @@ def atan2(c: Builder, input: Value, other: Value) -> Value:
     angle = c.emit("Where", c.emit("Greater", height, width), turned, angle)
     angle = c.emit("Where", _is_negative(c, x), c.emit("Sub", c.scalar(math.pi, dtype), angle), angle)
     return c.emit("Where", _is_negative(c, y), c.emit("Neg", angle), angle)
+
+
+@converts("aten.expm1.default")
+def expm1(c: Builder, self: Value) -> Value:
+    """exp(x) - 1 as 2 sinh(x/2) exp(x/2), which keeps its digits near zero; it is -1 long before sinh overflows."""
+    dtype = c.result.dtype
+    floor = c.scalar(-10.0 if dtype is DType.FLOAT16 else -40.0, dtype)
+    half = c.emit("Mul", c.emit("Max", c.cast(self, dtype), floor), c.scalar(0.5, dtype))
+    return c.emit("Mul", c.emit("Mul", c.emit("Sinh", half), c.emit("Exp", half)), c.scalar(2.0, dtype))
+
+
+@converts("aten.log1p.default")
+def log1p(c: Builder, self: Value) -> Value:
+    """log(1 + x): up to one 2 atanh(x / (2 + x)), which keeps its digits near zero; each is given what suits it."""
+    dtype = c.result.dtype
+    x, one, two = c.cast(self, dtype), c.scalar(1.0, dtype), c.scalar(2.0, dtype)
+    large = c.emit("Greater", x, one)
+    small = c.emit("Where", large, one, x)
+    near = c.emit("Mul", c.emit("Atanh", c.emit("Div", small, c.emit("Add", small, two))), two)
+    far = c.emit("Log", c.emit("Add", c.emit("Where", large, x, one), one))
+    return c.emit("Where", large, far, near)
 
 
 @converts("aten.round.decimals")
