@@ -188,6 +188,12 @@ class Lowering(Builder):
                 where=location(node),
                 hint="capture a submodule without it",
             )
+        traced = node.meta.get("val")
+        if isinstance(traced, list | tuple) and any(isinstance(item, list | tuple) for item in traced):
+            raise CaptureError(
+                f"{target_name(node.target)} gives lists of tensors among its results, which no node can",
+                where=location(node), hint="capture a submodule without it",
+            )  # fmt: skip
         args, kwargs = self.arguments(node)
         try:
             operands, text = aten.pack(args, kwargs, lambda a: isinstance(a, Value), lambda a: a in self.sizes)

@@ -495,6 +495,11 @@ def test_carried_operators():
     torch.testing.assert_close((values, indices), tuple(torch.cummax(X, 1)))
 
 
+def test_results_that_no_node_can_have():
+    with pytest.raises(CaptureError, match="gives lists of tensors among its results"):
+        capture(Wrap(lambda x: torch.histogramdd(x, [2, 2]).hist), (torch.randn(5, 2),))
+
+
 def test_carried_operator_with_a_size():
     graph = check(lambda x: (x + 1).as_strided((x.shape[0], 3), (6, 1)), X, carried=["as_strided"])
     [node] = [node for node in graph if node.domain == "aten"]

@@ -1,4 +1,4 @@
-"""What ONNX has the means for, but no operator: log1p, expm1, angles, signs of zero, order statistics, shifts of bits."""
+"""What ONNX has the means for, but no operator: log1p, angles, signs of zero, order statistics, shifts of bits."""
 
 from __future__ import annotations
 
