@@ -26,8 +26,10 @@ def _window(g: Grower, x: Item, largest: int = 3) -> dict[str, Any]:
     kernel = [g.rng.randint(1, largest) for _ in range(dims)]
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": [g.rng.choice([1, 1, 2]) for _ in range(dims)]}
     if g.chance(0.25):
-        # With dilations ONNX Runtime refuses to pad to the same size (Conv), or forgets them (AveragePool).
-        attributes["auto_pad"] = g.rng.choice(["SAME_UPPER", "SAME_LOWER"]) if dilation == 1 else "VALID"
+        # With dilations ONNX Runtime refuses to pad to the same size (Conv), or forgets them (AveragePool); with steps
+        # wider than the window its older AveragePool wants pads below zero.
+        dense = dilation == 1 and all(s <= k for s, k in zip(attributes["strides"], kernel, strict=True))
+        attributes["auto_pad"] = g.rng.choice(["SAME_UPPER", "SAME_LOWER"]) if dense else "VALID"
     else:
         attributes["pads"] = [g.rng.randint(0, k // 2) for k in (*kernel, *kernel)]
     if dilation > 1:
