@@ -143,10 +143,43 @@ def evaluate_range(node: Node) -> list[np.ndarray | None]:
     return [object_array(list(numbers)) if len(numbers) <= MAX_KNOWN else None]
 
 
+def _bounds(node: Node) -> list[torch.Tensor | float] | None:
+    """Start, limit and step, where all three are known."""
+    found: list[torch.Tensor | float] = []
+    for index, value in enumerate(node.inputs):
+        number = _number(node, index)
+        if value is not None and value.is_constant and value.data is not None:
+            found.append(value.data)
+        elif isinstance(number, int):
+            found.append(number)
+    return found if len(found) == 3 else None
+
+
+def relate_range(node: Node) -> Relation | None:
+    """Numbers between constant bounds are a constant that has not been folded: each goes with what it is used for."""
+    size = node.output.shape[0] if node.output.shape else None
+    if not isinstance(size, int) or _bounds(node) is None:
+        return None
+    relation = Relation()
+    relation.tie("n", size, (node.output, 0))
+    return relation
+
+
+def shrink_range(node: Node, edit: Shrinkage) -> None:
+    """Becomes the constant that is left."""
+    kept, bounds = edit.kept(node.output, 0), _bounds(node)
+    if kept is None or bounds is None:
+        return
+    numbers = range_(*bounds)[kept].to(node.output.dtype.torch)
+    node.op = "Identity"
+    node.set_inputs([node.operand(0)])
+    edit.set_constant(node, 0, numbers)
+
+
 register(
     Operator("Shape", infer_shape, shape, relate_shape, evaluate=evaluate_shape, shrink=shrink_shape),
     Operator("Size", infer_size, size, relate_size, evaluate=evaluate_size),
-    Operator("Range", infer_range, range_, evaluate=evaluate_range),
+    Operator("Range", infer_range, range_, relate_range, evaluate=evaluate_range, shrink=shrink_range),
 )
 
 __all__ = ["range_", "shape", "size"]

@@ -388,3 +388,21 @@ def test_indices_alone_are_not_worth_pruning():
     rows = net.add("Gather", net.w("embedding", 64, 6), places)
     graph = net.done(net.linear(net.add("Add", net.linear(net.x, "wide", 6), rows), "head", 3))
     assert "positions" not in prune(graph).kept
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_numbers_between_constant_bounds_go_with_their_channels(constant):
+    net = Net(2, 6)
+    bounds = [net.graph.add_constant(torch.tensor(float(n))) for n in (1, 9, 1)]
+    if not constant:
+        bounds[0] = net.graph.add_input("from", TensorType(FLOAT, ()))
+    slopes = net.add("Range", *bounds)
+    slopes.type = TensorType(FLOAT, (8,))
+    graph = net.done(net.linear(net.add("Mul", net.linear(net.x, "wide", 8, bias=False), slopes), "head", 3))
+    if not constant:
+        with pytest.raises(PassError, match="operator Range"):
+            prune(graph)
+        return
+    kept = prune(graph).kept["wide.weight"][1]
+    numbers = next(node for node in graph if node.op == "Identity").operand(0)
+    assert numbers.data.tolist() == [float(1 + i) for i in kept]
