@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+import onnx
 import torch
 
+from graphopt.backends.onnx_opset import versions_of
 from graphopt.errors import ShapeError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, Node, Shape, Value
 from graphopt.ops import aten
@@ -169,6 +171,8 @@ class _Lowering:
         self._pairs: dict[Value, Value] = {}
         self._done: dict[Node, None] = {}
         self._kept: dict[Node, str] = {}
+        functions = [onnx.FunctionProto.FromString(raw) for raw in graph.model.functions]
+        self._local = {function.name for function in functions if not function.domain}
         self._made: list[Node] = []
 
     def step(self, node: Node) -> None:
@@ -197,7 +201,7 @@ class _Lowering:
         operands = [None if value is None else self._operand(b, value) for value in node.inputs]
         if node.domain == aten.DOMAIN:
             torch_rule = TORCH_RULES.get(f"{node.op}.{node.overload or 'default'}")
-            if torch_rule is None:
+            if torch_rule is None or "args" not in node.attributes:
                 return None
             args, kwargs = aten.unpack(node.attributes["args"], operands, lambda size: size)
             return torch_rule(b, *args, **kwargs)
@@ -254,6 +258,8 @@ class _Lowering:
             return f"aten::{node.op}{f' ({reason})' if reason else ''}" if reason != _BLOCKED else None
         if node.domain or node in self._done:
             return None
+        if not versions_of(node.op) and node.op not in self._local:
+            return node.op
         return f"{node.op} (on complex numbers)" if any(value in self._pairs for value in node.inputs) else None
 
 
