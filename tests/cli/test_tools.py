@@ -14,7 +14,7 @@ import pytest
 import graphopt as go
 from graphopt.cli import main
 from tests.cli.models import small
-from tests.pipeline.test_reduce import network
+from tests.pipeline.failing import network
 
 ROOT = Path(__file__).parents[2]
 
