@@ -74,6 +74,7 @@ class Trial:
         emitted = go.to_torch(graph)
         mine, theirs = emitted.state_dict(), self.module.state_dict()
         assert set(mine) == set(theirs), f"keys differ: {sorted(set(mine) ^ set(theirs))[:4]}"
+        assert list(mine) == list(theirs), "keys come in another order"
         names = [[name for name, _ in module.named_parameters()] for module in (emitted, self.module)]
         assert names[0] == names[1], "parameters come in another order"
         assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
