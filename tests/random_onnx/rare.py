@@ -127,5 +127,6 @@ def optional(g: Grower) -> Made:
 @maker()
 def regions(g: Grower) -> Made:
     x = g.pick(_plain, lambda item: item.exact and item.rank == 4)
-    rois = g.b.constant(torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 0.0, 3.0, 2.0]]))
+    second = float(min(x.sizes[0][0], 2) - 1)
+    rois = g.b.constant(torch.tensor([[0.0, 0.0, 0.0, 2.0, 2.0], [second, 1.0, 0.0, 3.0, 2.0]]))
     return g.b.MaxRoiPool(x.value, rois, pooled_shape=[2, 2], spatial_scale=1.0)
