@@ -1,7 +1,8 @@
 """Memory: a model of several GB with external data through load -> simplify -> save.
 
 Run by hand: ``python -m tests.bench.large_model [--gigabytes 3]``. Each row is a process of its own; the peak is its
-resident set at the highest (``VmHWM``), less what it had after importing graphopt and ONNX's operator definitions. Prints a Markdown table.
+resident set at the highest (``VmHWM``), less what it had after importing graphopt and ONNX's operator definitions.
+Prints a Markdown table.
 """
 
 from __future__ import annotations

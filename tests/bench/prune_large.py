@@ -132,9 +132,7 @@ def main() -> None:
             f"| {total:,} | {weights / 2**20:,.0f} MiB | {step} | {seconds:.2f} | {peak / 2**20:,.0f} MiB | "
             f"{peak / weights:.2f}x |"
         )
-    print(
-        f"\nPruned weights: {after / 2**20:,.0f} MiB, {after / weights:.2f}x, new ones: the module keeps its own."
-    )
+    print(f"\nPruned weights: {after / 2**20:,.0f} MiB, {after / weights:.2f}x, new ones: the module keeps its own.")
 
 
 if __name__ == "__main__":
