@@ -116,7 +116,7 @@ def test_new_pass_refuses(graphopt, tmp_path, arguments, message):
 
 def test_reduce(graphopt):
     go.save(network(), "model.onnx")
-    text = graphopt("reduce", "model.onnx", "-p", "test-crash", "-o", "least.onnx")
+    text = graphopt("reduce", "model.onnx", "-p", "test-crash-behind-gemm", "-o", "least.onnx")
     assert "-> 2 nodes" in text
     assert "IndexError" in text
     assert [node.op for node in go.load("least.onnx")] == ["Gemm", "Tanh"]

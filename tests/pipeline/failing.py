@@ -29,7 +29,7 @@ class WrongSumPass(go.RewritePass):
     rules: ClassVar = (WrongSum,)
 
 
-@go.register("test-crash")
+@go.register("test-crash-behind-gemm")
 @dataclass(frozen=True)
 class Crash(go.Pass):
     """Fails where a Tanh stands behind a Gemm."""

@@ -23,7 +23,7 @@ def test_a_wrong_rewrite():
 
 def test_a_crash():
     graph = network()
-    failing = reduce_graph(graph, "test-crash")
+    failing = reduce_graph(graph, "test-crash-behind-gemm")
     assert [node.op for node in graph] == ["Gemm", "Tanh"]
     assert failing.kind == ("PassError", "IndexError")
 
