@@ -104,6 +104,7 @@ INDEXING = {
     "index_copy": lambda x: x.index_copy(1, torch.tensor([3, 0]), x[:, :2]),
     "index_fill": lambda x: x.index_fill(2, torch.tensor([3, 0]), -1.0),
     "one_hot": lambda x: F.one_hot(x.argmax(1), 5),
+    "one_hot_of_a_scalar": lambda x: F.one_hot(x.argmax() % 5, 5),
     "searchsorted": lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 1.0]), x, side="right"),
     "bucketize": lambda x: (
         torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0])) + torch.bucketize(x, x[0, 0].sort()[0], right=True)

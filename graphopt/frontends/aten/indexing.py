@@ -207,7 +207,10 @@ def nonzero(c: Builder, self: Value) -> Value:
 @converts("aten.one_hot.default")
 def one_hot(c: Builder, self: Value, num_classes: Operand = -1) -> Value:
     require(isinstance(num_classes, Value) or num_classes > 0, "as many classes as the data has")
-    return c.emit("OneHot", self, c.operand(num_classes, DType.INT64), c.ints([0, 1]), axis=-1)
+    depth, values = c.operand(num_classes, DType.INT64), c.ints([0, 1])
+    if self.rank == 0:  # ONNX's OneHot wants a vector at least
+        return c.emit("Squeeze", c.emit("OneHot", c.unsqueeze(self, 0), depth, values, axis=-1), c.ints([0]))
+    return c.emit("OneHot", self, depth, values, axis=-1)
 
 
 @converts("aten.tril.default")
