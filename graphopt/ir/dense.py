@@ -15,6 +15,13 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _DIGITS = range(1, 5)
 
 
+def flat(data: torch.Tensor) -> torch.Tensor:
+    """The elements in row-major order, side by side in memory on the CPU: [numel], copied only where they are not."""
+    elements = data.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    # torch takes a single element for contiguous whatever its stride is, and then cannot view it as bytes.
+    return elements.clone(memory_format=torch.contiguous_format) if elements.numel() == 1 else elements
+
+
 def quote(text: str) -> str:
     """A string literal, read back by ``json.loads``."""
     return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from graphopt.ir import dims as D
+from graphopt.ir.dense import flat
 from graphopt.ir.graph import Graph
 from graphopt.ir.literals import EmptyList, SparseTensor, TypedTensor
 from graphopt.ir.node import Node
@@ -233,7 +234,7 @@ def _same_data(a: torch.Tensor | np.ndarray | None, b: torch.Tensor | np.ndarray
 
 
 def _bytes(data: torch.Tensor) -> torch.Tensor:
-    return data.detach().cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+    return flat(data).view(torch.uint8)
 
 
 def _same_literal(a: Any, b: Any) -> bool:

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from graphopt.errors import LoadError, SaveError
+from graphopt.ir.dense import flat
 from graphopt.ir.graph import Graph
 from graphopt.ir.lexer import Lexer
 from graphopt.ir.parser import Parser
@@ -122,7 +123,7 @@ def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for key, tensor in tensors.items():
         plain = tensor.detach().cpu().resolve_conj().contiguous()
         if plain.dtype not in _STORABLE:
-            plain = plain.reshape(-1).view(torch.uint8)
+            plain = flat(plain).view(torch.uint8)
         storage = plain.untyped_storage().data_ptr()
         # safetensors refuses tensors that share memory.
         stored[key] = plain.clone() if storage in storages else plain

@@ -13,6 +13,7 @@ import torch
 
 from graphopt.errors import LoadError, SaveError
 from graphopt.ir import UNKNOWN, DType, MapType, OptionalType, SequenceType, TensorType, ValueType
+from graphopt.ir.dense import flat as elements_of
 from graphopt.ir.dims import format_dim, normalise
 from graphopt.ir.literals import SparseTensor, TypedTensor
 
@@ -165,7 +166,7 @@ def pack(tensor: torch.Tensor, dtype: DType) -> np.ndarray:
     """
     if tensor.is_meta:
         raise SaveError("a constant has no data: it lies on torch's 'meta' device")
-    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    flat = elements_of(tensor)
     if dtype.bits >= 8:
         if dtype.torch is not flat.dtype:
             flat = flat.to(dtype.torch)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.ir import Graph, Value
+from graphopt.ir.dense import flat
 from graphopt.pipeline import Changes, Context, Pass, register
 
 
@@ -57,5 +58,5 @@ class ShareConstants(Pass):
             return None
         if value.dtype.is_float and data.numel() > 1 and not self.vectors:
             return None
-        raw = data.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        raw = flat(data).view(torch.uint8).numpy().tobytes()
         return value.dtype, tuple(data.shape), raw

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graphopt as go
 from graphopt.ir import (
     DType,
     Graph,
@@ -20,6 +21,7 @@ from graphopt.ir import (
     equal,
 )  # fmt: skip
 from graphopt.ir.literals import EmptyList, SparseTensor, TypedTensor
+from graphopt.ir.text import parse
 from tests.ir.graphs import random_graph
 
 
@@ -213,3 +215,19 @@ def test_attribute_values(a, b, same):
         graphs[-1].append(Node("Op", attributes={"a": value}))
     assert equal(*graphs) is same
     assert equal(*graphs[::-1]) is same
+
+
+def test_a_single_element_of_any_stride():
+    """torch calls it contiguous, but cannot view it as bytes: it is what folding an Expand leaves."""
+    lone = torch.tensor([2.5], dtype=torch.float64).as_strided((1, 1), (0, 0))
+    graphs = []
+    for data in (lone, torch.full((1, 1), 2.5, dtype=torch.float64)):
+        graph = Graph()
+        x = graph.add_input("x", TensorType(DType.FLOAT64, (1, 1)))
+        graph.add_output(graph.add("Add", x, graph.add_constant(data, "c")), "y")
+        graphs.append(graph)
+    assert difference(*graphs) is None
+    assert str(parse(str(graphs[0]))) == str(graphs[1])
+    written = [each.SerializeToString() for graph in graphs for each in go.to_onnx(graph).graph.initializer]
+    assert written[0] == written[1]
+    go.optimize(graphs[0], "share-constants")
