@@ -145,9 +145,13 @@ class Builder:
         """
         tensor = self._tensor(data, like)
         kind = like.dtype if dtype is None and like is not None else dtype
-        value = self.graph.add_constant(tensor, name, parameter=parameter, dtype=kind)
+        value = self.hold(tensor, kind, name, parameter)
         self.constants.append(value)
         return value
+
+    def hold(self, tensor: torch.Tensor, dtype: DType | None, name: str, parameter: Parameter | None) -> Value:
+        """Puts a constant where this builder keeps them."""
+        return self.graph.add_constant(tensor, name, parameter=parameter, dtype=dtype)
 
     @staticmethod
     def _tensor(data: Any, like: Value | None) -> torch.Tensor:

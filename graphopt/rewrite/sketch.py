@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 
 from graphopt.ir import DType, Node, Parameter, TensorType, Value
@@ -18,21 +17,9 @@ class Sketch(Builder):
         self.nodes.append(node)
         return node
 
-    def constant(
-        self,
-        data: torch.Tensor | np.ndarray | float | Sequence[int],
-        *,
-        like: Value | None = None,
-        dtype: DType | None = None,
-        name: str = "",
-        parameter: Parameter | None = None,
-    ) -> Value:
-        tensor = self._tensor(data, like)
-        kind = like.dtype if dtype is None and like is not None else dtype
-        shape = TensorType.of(tensor) if kind is None else TensorType(kind, tuple(tensor.shape))
-        value = Value(shape, name or (parameter.name if parameter else ""), tensor, parameter)
-        self.constants.append(value)
-        return value
+    def hold(self, tensor: torch.Tensor, dtype: DType | None, name: str, parameter: Parameter | None) -> Value:
+        kind = TensorType.of(tensor) if dtype is None else TensorType(dtype, tuple(tensor.shape))
+        return Value(kind, name or (parameter.name if parameter else ""), tensor, parameter)
 
     def place(self, returned: Iterable[Value]) -> None:
         """Links the nodes in, and the constants that they, or the caller who gets them `returned`, read."""
