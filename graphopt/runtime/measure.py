@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 
 from graphopt.analysis.cost import Cost
@@ -14,6 +13,7 @@ from graphopt.backends import to_onnx, to_torch
 from graphopt.errors import DataError
 from graphopt.ir import Graph
 from graphopt.runtime.calls import call_flat
+from graphopt.runtime.compare import compare
 from graphopt.runtime.executor import run
 from graphopt.runtime.ort import OrtSession
 from graphopt.runtime.timing import medians
@@ -102,8 +102,8 @@ def measure(
         cost = Cost(graph)
         found.append(
             Measured(
-                seconds[str(number)], cost.macs, cost.weight_bytes, energy(graph), _accuracy(graph, batches),
-                _sqnr(results[number], results[0]),
+                seconds[str(number)], cost.macs, cost.weight_bytes, energy(graph),
+                accuracy(graph, batches) if batches else None, compare(results[number], results[0]).sqnr,
             )
         )  # fmt: skip
     return found
@@ -118,9 +118,12 @@ def _call(graph: Graph, runtime: Runtime, threads: int, inputs: Sequence[torch.T
     return torch.no_grad()(lambda: call_flat(module, graph, inputs))
 
 
-def _accuracy(graph: Graph, batches: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor]]) -> float | None:
-    if not batches:
-        return None
+def accuracy(graph: Graph, batches: Iterable[tuple[Sequence[torch.Tensor], torch.Tensor]]) -> float:
+    """Part of the labels that the first output's largest score has right, from 0 to 1.
+
+    Raises:
+        DataError: the first output holds no scores for the labels.
+    """
     hits = count = 0
     for inputs, labels in batches:
         scores = run(graph, inputs)[0]
@@ -132,14 +135,3 @@ def _accuracy(graph: Graph, batches: Sequence[tuple[Sequence[torch.Tensor], torc
         hits += int((scores.argmax(1) == labels).sum())
         count += labels.numel()
     return hits / max(count, 1)
-
-
-def _sqnr(got: Sequence[Any], want: Sequence[Any]) -> float:
-    noise = signal = 0.0
-    for mine, theirs in zip(got, want, strict=False):
-        if isinstance(theirs, torch.Tensor) and isinstance(mine, torch.Tensor) and theirs.is_floating_point():
-            noise += float((mine.double() - theirs.double()).square().sum())
-            signal += float(theirs.double().square().sum())
-    if noise == 0:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal else float("-inf")

@@ -33,6 +33,14 @@ class WeightSite:
     use: Use
     block: int = 0
 
+    def parameter_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the scales of a weight of `shape`: a scalar, a vector, or, in blocks, of the weight's rank."""
+        if self.axis is None:
+            return ()
+        if not self.block:
+            return (shape[self.axis],)
+        return (*shape[: self.axis], -(-shape[self.axis] // self.block), *shape[self.axis + 1 :])
+
 
 @dataclass
 class Placement:

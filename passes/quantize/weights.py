@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,20 +160,13 @@ def _data(site: WeightSite) -> torch.Tensor:
     return site.value.data
 
 
-def _parameter_shape(site: WeightSite) -> tuple[int, ...]:
-    """The shape of scales: a scalar, a vector, or, blocked, of the weight's rank."""
-    shape = list(_data(site).shape)
-    if site.axis is None:
-        return ()
-    if not site.block:
-        return (shape[site.axis],)
-    shape[site.axis] = -(-shape[site.axis] // site.block)
-    return tuple(shape)
-
-
 def _shaped(site: WeightSite, rows: torch.Tensor) -> torch.Tensor:
     """A vector [rows] in the shape of scales; one row can stand for all."""
-    return rows.reshape(()) if len(rows) == 1 and site.axis is None else rows.reshape(_parameter_shape(site))
+    return (
+        rows.reshape(())
+        if len(rows) == 1 and site.axis is None
+        else rows.reshape(site.parameter_shape(_data(site).shape))
+    )
 
 
 def _insert_linear(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> float:
@@ -198,7 +192,7 @@ def _insert_linear(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> flo
         return insert_pair(home, value, *shared[home], site.axis, before, origin, site.block).dequantize.output
 
     _replace(sites, insert)
-    scales = 1 if whole else sum(torch.Size(_parameter_shape(site)).numel() for site in _distinct(sites))
+    scales = 1 if whole else sum(math.prod(site.parameter_shape(_data(site).shape)) for site in _distinct(sites))
     zeros = 0 if options.symmetric else scheme.dtype.bits
     return sum(_data(site).numel() for site in _distinct(sites)) * scheme.dtype.bits + scales * (32 + zeros)
 
@@ -214,7 +208,7 @@ def _insert_piecewise(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> 
         return insert_piecewise(home, site, fitted, dtype, before, before.origin.touched_by(InsertWeightQDQ.name))
 
     _replace(sites, insert)
-    parameters = sum(4 * torch.Size(_parameter_shape(site)).numel() for site in _distinct(sites))
+    parameters = sum(4 * math.prod(site.parameter_shape(_data(site).shape)) for site in _distinct(sites))
     return sum(_data(site).numel() for site in _distinct(sites)) * dtype.bits + parameters * 32
 
 
@@ -239,7 +233,7 @@ def _insert_tables(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> flo
         )  # fmt: skip
 
     _replace(sites, insert)
-    count = sum(torch.Size(_parameter_shape(site)).numel() for site in _distinct(sites))
+    count = sum(math.prod(site.parameter_shape(_data(site).shape)) for site in _distinct(sites))
     tables = (1 if shared is not None or fixed is not None else len(scales)) * 2**options.bits
     elements = sum(_data(site).numel() for site in _distinct(sites))
     return float(elements * storage(options.bits, False).bits + (count + tables) * 32)

@@ -21,19 +21,9 @@ def fake_quantized(weight: torch.Tensor, site: WeightSite, scheme: Scheme, searc
         search: how ranges are found.
     """
     scale, zero = parameters_of_range(*fit_range(rows_of(weight, site.axis, site.block), scheme, search), scheme)
-    shape = parameter_shape(weight, site)
+    shape = site.parameter_shape(weight.shape)
     axis = site.axis or 0
     step = spread(scale.reshape(shape), weight, axis, site.block)
     offset = spread(zero.float().reshape(shape), weight, axis, site.block)
     codes = (weight.detach().float() / step).round() + offset
     return (codes.clamp(*scheme.limits) - offset) * step
-
-
-def parameter_shape(weight: torch.Tensor, site: WeightSite) -> tuple[int, ...]:
-    """The shape of the scales of a weight: a scalar, a vector, or, in blocks, of the weight's rank."""
-    if site.axis is None:
-        return ()
-    if not site.block:
-        return (weight.shape[site.axis],)
-    count = -(-weight.shape[site.axis] // site.block)
-    return (*weight.shape[: site.axis], count, *weight.shape[site.axis + 1 :])

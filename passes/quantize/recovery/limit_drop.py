@@ -16,7 +16,7 @@ from graphopt.passes.quantize.insert import InsertQDQ
 from graphopt.passes.quantize.pairs import activation_pairs, pairs, strip
 from graphopt.passes.quantize.recovery.effects import effects, output_noise, quantized_nodes
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
-from graphopt.runtime import run
+from graphopt.runtime.measure import accuracy
 
 #: This many of the layers that went back to float go into the notes.
 _SHOWN = 5
@@ -194,15 +194,9 @@ def measure_of(context: Context) -> Measure:
         evaluate = context.evaluate
         return Measure("the measure", lambda graph: float(evaluate(graph)))
     if all(batch.labels is not None and not batch.labels.is_floating_point() for batch in context.data):
-        return Measure("accuracy", lambda graph: _accuracy(graph, context))
+        return Measure("accuracy", lambda graph: accuracy(graph, _labelled(context)))
     return Measure("output noise", lambda graph: -output_noise(graph, (batch.inputs for batch in context.data)))
 
 
-def _accuracy(graph: Graph, context: Context) -> float:
-    hits = count = 0
-    for batch in context.data:
-        assert batch.labels is not None, "looked at before"
-        guesses = run(graph, batch.inputs)[0].argmax(1)
-        hits += int((guesses == batch.labels).sum())
-        count += batch.labels.numel()
-    return hits / max(count, 1)
+def _labelled(context: Context) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+    return ((batch.inputs, batch.labels) for batch in context.data if batch.labels is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from graphopt.ir.names import unique_names
 from graphopt.passes.quantize.fit import Search, storage
 from graphopt.passes.quantize.placement import WeightSite
 from graphopt.passes.quantize.recovery.effects import noise_ratio, powers
-from graphopt.passes.quantize.recovery.fake import fake_quantized, parameter_shape
+from graphopt.passes.quantize.recovery.fake import fake_quantized
 from graphopt.passes.quantize.sites import Granularity, gather_weights, weight_sites
 from graphopt.passes.quantize.weights import InsertWeightQDQ
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -126,7 +127,7 @@ class InsertMixedQDQ(Pass):
                     powers(run(graph, inputs, constants={site.value: rounded.to(weight.dtype)}), want)
                     for inputs, want in zip(samples, exact, strict=True)
                 )
-                scales = torch.Size(parameter_shape(weight, site)).numel() * (_FLOAT if self.symmetric else _FLOAT + 8)
+                scales = math.prod(site.parameter_shape(weight.shape)) * (_FLOAT if self.symmetric else _FLOAT + 8)
                 table[site.value][width] = (noise, weight.numel() * scheme.dtype.bits + scales)
         return table
 
