@@ -161,12 +161,8 @@ def _data(site: WeightSite) -> torch.Tensor:
 
 
 def _shaped(site: WeightSite, rows: torch.Tensor) -> torch.Tensor:
-    """A vector [rows] in the shape of scales; one row can stand for all."""
-    return (
-        rows.reshape(())
-        if len(rows) == 1 and site.axis is None
-        else rows.reshape(site.parameter_shape(_data(site).shape))
-    )
+    """A vector [rows] in the shape of scales."""
+    return rows.reshape(site.parameter_shape(_data(site).shape))
 
 
 def _insert_linear(options: InsertWeightQDQ, sites: Sequence[WeightSite]) -> float:
