@@ -105,7 +105,7 @@ def main() -> None:
         p.requires_grad_()
     training = (training[0][: options.train], training[1][: options.train])
     whole = macs_of(dense)
-    recipe = replace(NETWORKS[options.model].recipe, lr=0.03, small=0)
+    recipe = replace(NETWORKS[options.model].recipe, lr=0.03, small=0.6)
     ways: dict[str, Callable[[nn.Module, float, int], nn.Module]] = {
         f"graphopt {name}": lambda m, t, s, name=name: ours(name, m, t, training, s) for name in options.criteria
     }
