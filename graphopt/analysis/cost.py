@@ -112,8 +112,11 @@ def _bytes(values: Iterable[Value]) -> int:
 
 
 def sized(dim: Dim, sizes: Mapping[str, int] = UNIT) -> int | None:
-    """A dimension as a number: named ones have the size that `sizes` gives, or 1; ``None`` when it is unknown."""
+    """A dimension as a number: named ones have the size that `sizes` gives, or 1; ``None`` when it is unknown.
+
+    It is unknown, too, where such sizes are too small for the graph: an unpadded window on a signal of one sample.
+    """
     if dim is None or isinstance(dim, int):
         return dim
     bound = D.substitute(dim, {name: sizes.get(name, 1) for name in D.free_names(dim)})
-    return bound if isinstance(bound, int) else None
+    return bound if isinstance(bound, int) and bound >= 0 else None

@@ -34,6 +34,23 @@ Model = Annotated[
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from graphopt import __version__
+
+        print(f"graphopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def _show(*items: RenderableType) -> None:
     console = Console()
     for item in items:
@@ -76,7 +93,7 @@ def optimize(
     """Rewrite a model with a pipeline of passes and write it."""
     from graphopt.pipeline import resolve
     from graphopt.pipeline.context import Context, no_progress
-    from graphopt.pipeline.html import human
+    from graphopt.pipeline.html import human_bytes
     from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, PrintGraph, Reproducer, Verify
     from graphopt.pipeline.manager import run_pipeline
     from graphopt.pipeline.progress import RichProgress
@@ -84,7 +101,7 @@ def optimize(
     # What is wrong with the command shows before the model is read.
     pipeline = models.with_fixed_shapes(pipeline, fix_shapes or [])
     resolve(pipeline)
-    models.check_output(output)
+    models.check_output(output, opset, sparse)
     models.check_report(report)
     models.check_data(data)
     graph = models.read(model)
@@ -104,7 +121,7 @@ def optimize(
         console.print(tables.report_table(result))
         written = [str(each) for each in (output, report) if each is not None and str(each) != "-"]
         for name in written:
-            console.print(f"wrote {name} ({human(Path(name).stat().st_size)}B)", highlight=False, soft_wrap=True)
+            console.print(f"wrote {name} ({human_bytes(Path(name).stat().st_size)})", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -115,6 +132,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON instead.")] = False,
 ) -> None:
     """Show what a model is made of: operators, parameters, MACs, shapes, layer by layer."""
+    if text and as_json:
+        raise OptionError("--text and --json exclude one another", where="inspect", hint="give one of them")
     graph = models.read(model)
     if text:
         print(graph)

@@ -106,8 +106,14 @@ def with_fixed_shapes(pipeline: str, fixed: Sequence[str]) -> str:
     return f"{first},{pipeline}" if pipeline else first
 
 
-def check_output(output: str) -> None:
-    """Raises SaveError before any work is done when the output could not be written."""
+def check_output(output: str, opset: int | None = None, sparse: bool = False) -> None:
+    """Raises SaveError, or OptionError, before any work is done when the output could not be written as asked for."""
+    from graphopt.backends.onnx_opset import check_opset
+
+    check_opset(opset)
+    asked = "--opset" if opset is not None else "--sparse"
+    if (opset is not None or sparse) and output != "-" and Path(output).suffix != ".onnx":
+        raise OptionError(f"{asked} is for ONNX files, and '{output}' is none", where=asked, hint="end it in .onnx")
     if output == "-":
         if sys.stdout.isatty():
             raise SaveError("standard output is a terminal", where="-o -", hint="send it to a file: > model.onnx")

@@ -28,7 +28,7 @@ from graphopt.pipeline import (
     find_pass,
     parse_steps,
 )
-from graphopt.pipeline.html import human
+from graphopt.pipeline.html import human, human_bytes
 from graphopt.pipeline.options import option_infos
 from graphopt.rewrite import all_rules
 
@@ -52,6 +52,7 @@ def summary(graph: Graph) -> dict[str, Any]:
         "weights": cost.weights,
         "weight_bytes": cost.weight_bytes,
         "macs": cost.macs,
+        "macs_unknown": len(cost.unknown),
         "inputs": {value.name: str(value.type) for value in graph.inputs},
         "outputs": {n: str(v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True)},
     }
@@ -66,9 +67,9 @@ def inspect_tables(graph: Graph, layers: bool) -> list[RenderableType]:
     facts = summary(graph)
     head = Table(title=f"graph '{facts['name']}'", show_header=False, title_justify="left")
     head.add_row("nodes", f"{facts['nodes']:,}")
-    head.add_row("weights", f"{facts['weights']:,} ({human(facts['weight_bytes'])}B)")
+    head.add_row("weights", f"{facts['weights']:,} ({human_bytes(facts['weight_bytes'])})")
     named = sorted({n for v in graph.inputs for d in v.tensor_type.shape or () for n in free_names(d)})
-    head.add_row(f"MACs at {', '.join(f'{name}=1' for name in named)}" if named else "MACs", f"{facts['macs']:,}")
+    head.add_row(f"MACs at {', '.join(f'{name}=1' for name in named)}" if named else "MACs", _macs_text(facts))
     for name, kind in facts["inputs"].items():
         head.add_row("input", f"{name}: {kind}")
     for name, kind in facts["outputs"].items():
@@ -79,6 +80,13 @@ def inspect_tables(graph: Graph, layers: bool) -> list[RenderableType]:
     for name, count in facts["operators"].items():
         counts.add_row(name, str(count))
     return [head, counts, *([layer_table(graph)] if layers else [])]
+
+
+def _macs_text(facts: dict[str, Any]) -> str:
+    unknown = facts["macs_unknown"]
+    if not unknown:
+        return f"{facts['macs']:,}"
+    return f"{facts['macs']:,} and those of {unknown} node{'s' * (unknown > 1)} whose sizes are not known"
 
 
 def layer_table(graph: Graph) -> Table:
@@ -128,7 +136,8 @@ def _deltas(before: Any, after: Any) -> list[str]:
     if before is None or after is None:
         return ["", "", ""]
     pairs = [(before.nodes, after.nodes), (before.weights, after.weights), (before.macs, after.macs)]
-    return [f"{human(a)} -> {human(b)}" if a != b else human(a) for a, b in pairs]
+    texts = [(human(a), human(b)) for a, b in pairs]
+    return [f"{a} -> {b}" if a != b else a for a, b in texts]
 
 
 def _first_line(doc: str | None) -> str:

@@ -102,8 +102,15 @@ def from_exported(program: ExportedProgram | str | os.PathLike[str]) -> Graph:
     Raises:
         CaptureError: the file is missing or holds no exported program, or the program has no form as a graph.
     """
-    if not isinstance(program, ExportedProgram):
+    if isinstance(program, (str, os.PathLike)):
         program = _load(program)
+    if not isinstance(program, ExportedProgram):
+        kind = (
+            f"the class {program.__name__}"
+            if isinstance(program, type)
+            else f"an object of type {type(program).__name__}"
+        )
+        raise CaptureError(f"cannot capture {kind}", hint="give a torch.nn.Module, an ExportedProgram or a .pt2 file")
     in_spec = program.call_spec.in_spec
     placeholders = _user_inputs(program)
     names = _leaf_names(in_spec, placeholders)

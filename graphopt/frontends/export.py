@@ -118,11 +118,21 @@ def _reason(
             where=decisions().get(size),
             hint="leave it out of dynamic, or take the size from the tensor's shape there",
         )
+    strange = _STRANGE.search(text)
+    if strange is not None:
+        return CaptureError(
+            f"forward returns a {strange[1].rpartition('.')[2]}, which torch cannot take apart",
+            where=strange[1],
+            hint="register it with torch.export.register_dataclass, or return a tuple or a dict",
+        )
     return CaptureError(
         f"torch.export: {type(error).__name__}: {_first_sentence(text)}",
         where=user_line(text) or user_frame(error),
         hint="run the module on the example arguments, and torch.export.draft_export for a full report",
     )
+
+
+_STRANGE = re.compile(r"Found <class '([^']+)'> in output, which is not a known type")
 
 
 def _first_sentence(text: str) -> str:

@@ -57,6 +57,11 @@ def human(number: float) -> str:
     return f"{number:.3g} P"
 
 
+def human_bytes(number: float) -> str:
+    """A number of bytes with its unit: ``142 B``, ``1.23 MB``."""
+    return f"{human(number)}B" if abs(number) >= 1000 else f"{human(number)} B"
+
+
 def _totals(measured: Sequence[PassReport]) -> list[dict[str, Any]]:
     if not measured:
         return []

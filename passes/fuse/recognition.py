@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from graphopt.backends.onnx_opset import DEFAULT, NEWEST, expressible, possible_opsets
-from graphopt.errors import GraphoptError
+from graphopt.backends.onnx_opset import DEFAULT, NEWEST, OLDEST, expressible, possible_opsets
+from graphopt.errors import GraphoptError, OptionError
 from graphopt.ir import Graph
 from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.constants import FoldingRule, FusePass
@@ -76,6 +76,12 @@ class RecognisePass(FusePass):
     """
 
     opset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.opset and not OLDEST <= self.opset <= NEWEST:
+            raise OptionError(
+                f"opset is {self.opset}", where=f"{self.name}{{opset}}", hint=f"give {OLDEST} to {NEWEST}, or 0"
+            )
 
     def rules_for(self, graph: Graph) -> list[Rule]:
         limit = OpsetLimit(graph, self.opset)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import sympy
 
 from graphopt.analysis import bind, propagate
-from graphopt.errors import ShapeError, nearest
+from graphopt.errors import OptionError, ShapeError, nearest
 from graphopt.ir import Dim, Graph, TensorType, Value
 from graphopt.ir import dims as D
 from graphopt.pipeline import Changes, Context, Pass, register
@@ -59,7 +59,7 @@ def fix_shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict
             dimension its size, alone.
 
     Raises:
-        ShapeError: no input or dimension of that name; or a size that contradicts the model or another input.
+        OptionError: no input or dimension of that name; or a size that contradicts the model or another input.
     """
     inputs = {value.name: value for value in graph.inputs}
     before = [value.type for value in graph.inputs]
@@ -73,7 +73,10 @@ def fix_shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict
             raise _unknown(graph, name)
     sizes = {name: size for name, (size, _) in found.items()}
     if sizes or before != [value.type for value in graph.inputs]:
-        bind(graph, sizes)
+        try:
+            bind(graph, sizes)
+        except ShapeError as error:  # the sizes were given from outside: the graph is not to blame
+            raise OptionError(error.what, where=error.where, hint="give other sizes") from error
     return sizes
 
 
@@ -82,9 +85,9 @@ def _names(graph: Graph) -> dict[str, None]:
     return dict.fromkeys(name for dim in dims for name in sorted(D.free_names(dim)))
 
 
-def _unknown(graph: Graph, name: str) -> ShapeError:
+def _unknown(graph: Graph, name: str) -> OptionError:
     known = [*(value.name for value in graph.inputs), *_names(graph)]
-    return ShapeError(
+    return OptionError(
         f"no input and no open dimension is called '{name}'",
         where="fix-shapes",
         hint=nearest(name, known) or f"there are: {', '.join(known)}",
@@ -94,10 +97,10 @@ def _unknown(graph: Graph, name: str) -> ShapeError:
 def _take_shape(value: Value, shape: Sequence[int | None], found: dict[str, tuple[int, str]]) -> None:
     kind = value.type
     if not isinstance(kind, TensorType):
-        raise ShapeError(f"input '{value.name}' is {kind}, which has no shape", where="fix-shapes")
+        raise OptionError(f"input '{value.name}' is {kind}, which has no shape", where="fix-shapes")
     own: Sequence[Dim] = kind.shape if kind.shape is not None else [None] * len(shape)
     if len(own) != len(shape):
-        raise ShapeError(
+        raise OptionError(
             f"input '{value.name}' has {len(own)} dimensions, {len(shape)} are given", where="fix-shapes",
             hint=f"it is {kind}",
         )  # fmt: skip
@@ -114,21 +117,21 @@ def _solve(dim: Dim, size: int, where: str, found: dict[str, tuple[int, str]]) -
     if isinstance(bound, int):
         if bound != size:
             why = "" if isinstance(dim, int) else f", for {', '.join(found[n][1] for n in sorted(D.free_names(dim)))}"
-            raise ShapeError(f"{where} is {bound}{why}, and cannot be {size}", where="fix-shapes")
+            raise OptionError(f"{where} is {bound}{why}, and cannot be {size}", where="fix-shapes")
         return
     if len(names) > 1 or bound is None:
-        raise ShapeError(
+        raise OptionError(
             f"{where} is {D.format_dim(dim)}, which {size} does not settle", where="fix-shapes",
             hint=f"give {names[0]} a size of its own: {names[0]}=...",
         )  # fmt: skip
     solutions = sympy.solve(bound - size, D.symbol(names[0]))
     whole = [int(each) for each in solutions if each.is_integer and each >= 0]
     if len(whole) != 1:
-        raise ShapeError(f"{where} is {D.format_dim(dim)}, which is never {size}", where="fix-shapes")
+        raise OptionError(f"{where} is {D.format_dim(dim)}, which is never {size}", where="fix-shapes")
     _take(found, names[0], whole[0], where)
 
 
 def _take(found: dict[str, tuple[int, str]], name: str, size: int, where: str) -> None:
     known, first = found.setdefault(name, (size, where))
     if known != size:
-        raise ShapeError(f"{where} makes {name} {size}, and {first} makes it {known}", where="fix-shapes")
+        raise OptionError(f"{where} makes {name} {size}, and {first} makes it {known}", where="fix-shapes")

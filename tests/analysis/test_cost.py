@@ -87,6 +87,16 @@ def test_what_cannot_be_told_is_listed():
     assert [node.op for node in cost.unknown] == ["MatMul"]
 
 
+def test_a_size_for_which_one_is_too_small_is_not_counted():
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, (1, 1, "n")))
+    graph.add_output(graph.add("Conv", x, graph.add_constant(torch.zeros(2, 1, 5))), "y")  # n - 4 windows
+    propagate(graph)
+    assert (Cost(graph).macs, len(Cost(graph).unknown)) == (0, 1)
+    (node,) = graph.nodes
+    assert node_cost(node, {"n": 6}).macs == 2 * 5 * 2
+
+
 def test_bodies_count():
     graph = Graph()
     condition = graph.add_input("c", TensorType.make(DType.BOOL, ()))

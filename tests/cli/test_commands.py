@@ -232,3 +232,17 @@ def test_sparse_weights_in_fewer_bytes(graphopt, folder):
     onnx.checker.check_model("sparse.onnx", full_check=True)
     assert (folder / "sparse.onnx").stat().st_size < 0.4 * (folder / "dense.onnx").stat().st_size
     assert "equal on the same random inputs" in graphopt("diff", "dense.onnx", "sparse.onnx")
+
+
+def test_version(graphopt):
+    assert graphopt("--version") == f"graphopt {go.__version__}\n"
+
+
+def test_sizes_that_are_not_known_are_said_to_be(graphopt, folder):
+    text = '<ir_version: 8, opset_import: ["": 18]> g (float[n] x, float[4, 1, 8] w) => (float y) '
+    text += "{ one = Constant<value = int64[2] {1, 1}>() shape = Shape(x) s = Concat<axis = 0>(one, shape) "
+    text += "i = Reshape(x, s) y = Conv(i, w) }"
+    onnx.save(onnx.parser.parse_model(text), "short.onnx")
+    assert "0 and those of 1 node whose sizes are not known" in graphopt("inspect", "short.onnx")
+    facts = json.loads(graphopt("inspect", "short.onnx", "--json"))
+    assert (facts["macs"], facts["macs_unknown"]) == (0, 1)

@@ -303,3 +303,24 @@ def test_reader_that_goes_away(folder, good_model):
     done = subprocess.run(["bash", "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
     assert done.returncode in (0, 1)
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--opset", "18"), ("--sparse",)])
+def test_options_of_onnx_files_for_other_files(fail, option):
+    complaint = fail("optimize", SMALL, "-p", "fuse", "-o", "out.txt", *option)
+    assert complaint == f"{option[0]} is for ONNX files, and 'out.txt' is none (at {option[0]}); end it in .onnx"
+
+
+def test_an_opset_that_does_not_exist_is_refused_before_the_model_is_read(fail):
+    assert "opset 99 cannot be written" in fail(
+        "optimize", "nothing.onnx", "-p", "fuse", "-o", "o.onnx", "--opset", "99"
+    )
+    assert "opset is 99" in fail("optimize", "nothing.onnx", "-p", "fuse{opset=99}", "-o", "o.onnx")
+
+
+def test_two_forms_at_once(fail):
+    assert "--text and --json exclude one another" in fail("inspect", SMALL, "--text", "--json")
+
+
+def test_a_wrong_shape_is_no_crash(fail):  # so it leaves no reproducer
+    assert fail("optimize", SMALL, "-p", "fix-shapes{shapes={nope:1}}", "-o", "out.onnx").startswith("no input")

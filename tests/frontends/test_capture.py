@@ -1,5 +1,7 @@
 """Capture: names, state, signatures, open dimensions, in-place code, control flow, errors, exported programs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -581,6 +583,28 @@ def _exported():
     args = (X, {"a": X + 1, "b": [X + 2]})
     shapes = {"x": {0: Dim("n")}, "others": {"a": {0: Dim("n")}, "b": [{0: Dim("n")}]}}
     return module, args, torch.export.export(module, args, dynamic_shapes=shapes)
+
+
+@dataclasses.dataclass
+class Pair:
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class ReturnsPair(nn.Module):
+    def forward(self, x):
+        return Pair(x, x + 1)
+
+
+def test_a_result_that_torch_cannot_take_apart():
+    with pytest.raises(CaptureError, match=r"forward returns a Pair.*test_capture.Pair.*register_dataclass"):
+        capture(ReturnsPair(), (torch.randn(2),))
+
+
+@pytest.mark.parametrize(("given", "kind"), [(torch.relu, ".* builtin"), (nn.ReLU, "the class ReLU"), (3, ".* int")])
+def test_what_is_no_module(given, kind):
+    with pytest.raises(CaptureError, match=f"cannot capture {kind}.*give a torch.nn.Module"):
+        capture(given, (torch.randn(2),))
 
 
 def test_exported_program():
