@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 
 from graphopt.errors import ShapeError
-from graphopt.ir import DType, Node, TensorType, ValueType
+from graphopt.ir import DType, Node, TensorType, Value, ValueType
 from graphopt.ops.infer import input_type, integers, normalise_axis, same_as, static_integers
-from graphopt.ops.record import Compute, Operator, attribute, register
+from graphopt.ops.record import Compute, Operator, attribute, record_of, register
 from graphopt.ops.relation import Relation
 
 
@@ -81,20 +81,71 @@ def _relate(node: Node, axis: int | None) -> Relation | None:
         label = f"d{dim}"
         if dim == axis:
             relation.frozen[label] = reason
-        refs = [(y, dim) for y in node.outputs]
-        if dim == axis and node.op == "TopK":
-            for index, y in enumerate(node.outputs):
-                extent = y.shape[dim] if y.shape is not None else None
-                relation.tie(f"k{index}", extent, (y, dim))
-                relation.frozen[f"k{index}"] = reason
-            refs = []
-        relation.tie(label, size, (x, dim), *refs)
+        relation.tie(label, size, (x, dim), *((y, dim) for y in node.outputs))
     return relation
 
 
 def relate_axis(node: Node) -> Relation | None:
     """All but the axis named by the attribute go through; that one must stay whole."""
     return _relate(node, attribute(node, "axis"))
+
+
+def _axis(node: Node) -> tuple[int, ...]:
+    x = node.operand(0)
+    return () if x.shape is None else (normalise_axis(attribute(node, "axis"), len(x.shape), node),)
+
+
+def relate_softmax(node: Node) -> Relation | None:
+    """All go through; of scores that weights give (a router's) some may go, and the softmax normalises the rest."""
+    relation = relate_axis(node)
+    if relation is not None and is_scored(node.operand(0)):
+        relation.frozen.clear()
+    return relation
+
+
+def is_scored(value: Value, depth: int = 12) -> bool:
+    """True for the product of an activation and weights, whatever is done to it element by element."""
+    node = value.producer
+    record = None if node is None else record_of(node)
+    if is_derived(value):
+        return True
+    if node is None or record is None or depth == 0:
+        return False
+    sources = [source for source in node.inputs if source is not None]
+    if record.macs is not None:
+        return any(is_derived(source) for source in sources[:2])
+    return (record.elementwise or record.moves) and all(is_scored(source, depth - 1) for source in sources)
+
+
+def is_derived(value: Value, depth: int = 4) -> bool:
+    """True for a constant, and for what is computed from constants alone in a few steps."""
+    node = value.producer
+    if node is None or depth == 0:
+        return value.is_constant
+    return bool(node.inputs) and all(each is None or is_derived(each, depth - 1) for each in node.inputs)
+
+
+def relate_top_k(node: Node) -> Relation | None:
+    """The axis may lose indices, down to K; the choice is then made among the others."""
+    x, axis = node.operand(0), _axis(node)
+    if x.shape is None:
+        return None
+    relation = Relation()
+    for dim, size in enumerate(x.shape):
+        if dim not in axis:
+            relation.tie(f"d{dim}", size, (x, dim), *((y, dim) for y in node.outputs))
+            continue
+        relation.tie("chosen", size, (x, dim))
+        for index, y in enumerate(node.outputs):
+            count = y.shape[dim] if y.shape is not None else None
+            relation.tie(f"k{index}", count, (y, dim))
+            relation.frozen[f"k{index}"] = f"{node.op} over this axis"
+            if isinstance(count, int):
+                relation.minimum["chosen"] = count
+            else:
+                relation.frozen["chosen"] = f"{node.op} over this axis"
+        relation.positions[node.outputs[1]] = (x, dim)
+    return relation
 
 
 def relate_running(node: Node) -> Relation | None:
@@ -104,12 +155,12 @@ def relate_running(node: Node) -> Relation | None:
 
 
 register(
-    Operator("Softmax", same_as(0), softmax, relate_axis, inline=True),
+    Operator("Softmax", same_as(0), softmax, relate_softmax, inline=True, normalises=_axis),
     Operator("LogSoftmax", same_as(0), log_softmax, relate_axis, inline=True),
     Operator("Hardmax", same_as(0), hardmax, relate_axis, inline=True),
     Operator("CumSum", same_as(0), _running(torch.cumsum, 0), relate_running),
     Operator("CumProd", same_as(0), _running(torch.cumprod, 1), relate_running),
-    Operator("TopK", infer_top_k, top_k, relate_axis),
+    Operator("TopK", infer_top_k, top_k, relate_top_k, normalises=_axis),
 )
 
 __all__ = ["hardmax", "log_softmax", "softmax", "top_k"]

@@ -217,7 +217,9 @@ def evaluate_cast(node: Node) -> Sequence[np.ndarray | None]:
 
 
 register(
-    Operator("Cast", infer_cast, cast, relate_broadcast, evaluate=evaluate_cast, inline=True, elementwise=True),
+    Operator(
+        "Cast", infer_cast, cast, relate_broadcast, evaluate=evaluate_cast, inline=True, elementwise=True, moves=True
+    ),
     Operator("CastLike", infer_cast_like, cast_like, relate_cast_like, elementwise=True),
     Operator("BitCast", infer_bit_cast, bit_cast, relate_broadcast, elementwise=True),
 )

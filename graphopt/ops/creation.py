@@ -167,7 +167,19 @@ def relate_one_hot(node: Node) -> Relation:
     for dim in range(len(x.shape)):
         tie(relation, f"d{dim}", (x, dim), (y, dim if dim < axis else dim + 1))
     freeze(relation, "its indices are values of the input", (y, axis))
+    relation.positions[x] = (y, axis)
     return relation
+
+
+def shrink_one_hot(node: Node, edit: Shrinkage) -> None:
+    y, depth = node.output, node.operand(1)
+    if y.shape is None:
+        return
+    axis = normalise_axis(attribute(node, "axis"), len(y.shape), node)
+    kept = edit.kept(y, axis)
+    if kept is not None and depth.shape is not None:
+        size = [int(dim) for dim in depth.shape if isinstance(dim, int)]
+        edit.set_constant(node, 1, torch.full(size, len(kept), dtype=depth.dtype.torch))
 
 
 register(
@@ -177,7 +189,7 @@ register(
         evaluate=evaluate_constant_of_shape, shrink=shrink_constant_of_shape,
     ),
     Operator("EyeLike", infer_eye_like, eye_like),
-    Operator("OneHot", infer_one_hot, one_hot, relate_one_hot),
+    Operator("OneHot", infer_one_hot, one_hot, relate_one_hot, shrink=shrink_one_hot),
 )  # fmt: skip
 
 __all__ = ["constant", "constant_of_shape", "eye_like", "given_dtype", "one_hot"]

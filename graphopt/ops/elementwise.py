@@ -109,6 +109,7 @@ register(
         inline=True,
         elementwise=True,
         homogeneous=True,
+        moves=True,
     ),
     Operator("Dropout", infer_dropout, dropout, relate_broadcast, elementwise=True, random=True, homogeneous=True),
 )

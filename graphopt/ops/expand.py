@@ -130,9 +130,16 @@ def shrink_tile(node: Node, edit: Shrinkage) -> None:
 
 register(
     Operator(
-        "Expand", infer_expand, expand, relate_expand, evaluate=evaluate_expand, shrink=shrink_expand, homogeneous=True
+        "Expand",
+        infer_expand,
+        expand,
+        relate_expand,
+        evaluate=evaluate_expand,
+        shrink=shrink_expand,
+        homogeneous=True,
+        moves=True,
     ),
-    Operator("Tile", infer_tile, tile, relate_tile, evaluate=evaluate_tile, shrink=shrink_tile),
+    Operator("Tile", infer_tile, tile, relate_tile, evaluate=evaluate_tile, shrink=shrink_tile, moves=True),
 )
 
 __all__ = ["expand", "tile"]

@@ -74,6 +74,7 @@ def relate_gather(node: Node) -> Relation:
         freeze(relation, "single indices are picked from it", (x, axis))
     else:
         freeze(relation, "it is looked up by an index that is computed when the graph runs", (x, axis))
+        relation.positions[indices] = (x, axis)
         for dim in range(indices.rank):
             tie(relation, f"i{dim}", (indices, dim), (y, axis + dim))
     return relation
@@ -105,11 +106,16 @@ def infer_gather_elements(node: Node) -> list[ValueType]:
 
 
 def tie_elementwise(relation: Relation, axis: int, whole: Sequence[Value], indexed: Sequence[Value]) -> None:
-    """Ties of GatherElements and ScatterElements: `indexed` values line up with `whole` ones outside of `axis`."""
+    """Ties of GatherElements and ScatterElements: `indexed` values line up with `whole` ones outside of `axis`.
+
+    The first of `indexed` are the indices into that axis.
+    """
     for dim in range(whole[0].rank or 0):
         refs = [(value, dim) for value in whole], [(value, dim) for value in indexed]
         if dim == axis:
-            freeze(relation, "its positions are given by indices", *refs[0])
+            tie(relation, "indexed", *refs[0])
+            relation.frozen["indexed"] = "its positions are given by indices"
+            relation.positions[indexed[0]] = refs[0][0]
         elif len({extent(ref) for ref in (*refs[0], *refs[1])}) == 1:
             tie(relation, f"d{dim}", *refs[0], *refs[1])
         else:

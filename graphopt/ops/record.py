@@ -64,6 +64,7 @@ class Operator:
         random: gives different results on every run, so it is neither folded nor shared.
         homogeneous: positive factors, one for each index of a dimension of input 0 that goes through to the output
             alone, come out again: ``f(s * x) = s * f(x)``.
+        moves: the outputs hold elements of input 0, each as it was.
         normalises: name of the attribute-free function of `Node` that tells which dimensions of input 0 are reduced to
             statistics; pruning such a dimension restricts the normalisation to what is kept.
     """
@@ -81,6 +82,7 @@ class Operator:
     commutative: bool = False
     random: bool = False
     homogeneous: bool = False
+    moves: bool = False
     normalises: Callable[[Node], tuple[int, ...]] | None = None
 
     @cached_property

@@ -228,13 +228,17 @@ def infer_index(node: Node) -> list[ValueType]:
     return [TensorType(DType.INT64, reduced_shape(x.shape, (axis,), bool(attribute(node, "keepdims"))))]
 
 
-def relate_index(node: Node) -> Relation | None:
-    """All but the searched axis go through; that one must stay whole, because its positions are the result."""
+def _searched(node: Node) -> tuple[int, ...]:
     x = input_type(node, 0)
-    if x.shape is None:
-        return None
-    axis = normalise_axis(attribute(node, "axis"), len(x.shape), node)
-    return relate_reduced(node, (axis,), bool(attribute(node, "keepdims")), f"{node.op} over this axis")
+    return () if x.shape is None else (normalise_axis(attribute(node, "axis"), len(x.shape), node),)
+
+
+def relate_index(node: Node) -> Relation | None:
+    """All but the searched axis go through; the result is positions in it, wherever these may be looked up."""
+    relation = relate_reduced(node, _searched(node), bool(attribute(node, "keepdims")))
+    if relation is not None:
+        relation.positions.update((node.output, (node.operand(0), axis)) for axis in _searched(node))
+    return relation
 
 
 register(
@@ -250,8 +254,8 @@ register(
         )
         for name, compute in _KERNELS.items()
     ),
-    Operator("ArgMax", infer_index, _extreme_index(torch.argmax), relate_index, inline=True),
-    Operator("ArgMin", infer_index, _extreme_index(torch.argmin), relate_index, inline=True),
+    Operator("ArgMax", infer_index, _extreme_index(torch.argmax), relate_index, inline=True, normalises=_searched),
+    Operator("ArgMin", infer_index, _extreme_index(torch.argmin), relate_index, inline=True, normalises=_searched),
 )
 
 __all__ = ["reduced_axes", "reduced_shape", "relate_reduced"]

@@ -55,12 +55,18 @@ class Relation:
         selections: dimensions that hold part of another one's indices.
         frozen: labels whose indices must all stay, with the reason.
         attributes: attributes of the node that state the size of a label (Conv's ``group``).
+        positions: integer operands whose elements are indices of a dimension: an output that says what was chosen
+            (TopK), an input by which it is looked up (Gather). What is looked up by a choice that was made in the graph
+            may lose indices together with what was chosen from; what is looked up by anything else is frozen.
+        minimum: labels of which at least so many indices stay.
     """
 
     axes: dict[DimRef, tuple[Axis, ...]] = field(default_factory=dict)
     selections: list[Selection] = field(default_factory=list)
     frozen: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
+    positions: dict[Value, DimRef] = field(default_factory=dict)
+    minimum: dict[str, int] = field(default_factory=dict)
 
     def tie(self, label: str, size: Dim, *refs: DimRef) -> None:
         """Puts one whole axis on each of `refs`; does nothing when the size is not a number."""

@@ -14,7 +14,7 @@ from graphopt.ir import dims as D
 from graphopt.ops.infer import contents, input_type, integers, normalise_axis, same_as, static_integers
 from graphopt.ops.record import Operator, attribute, register
 from graphopt.ops.refinement import freeze, tie, tie_dims
-from graphopt.ops.relation import Relation, Shrinkage
+from graphopt.ops.relation import Axis, Relation, Shrinkage
 from graphopt.ops.vectors import (
     IntVector,
     at_least,
@@ -146,6 +146,13 @@ def _index(shape: Shape | Sequence[int], axis: int, cut: _Cut) -> range | None:
     return None
 
 
+def _is_comb(size: Dim, cut: _Cut, index: range) -> bool:
+    """True for a slice that takes one of every few indices of a whole dimension: one place of each period."""
+    step = index.step
+    whole = isinstance(size, int) and len(index) * step == size and index.start < step
+    return step > 1 and whole and isinstance(cut.stop, int) and cut.stop >= 0
+
+
 def relate_slice(node: Node) -> Relation:
     relation, x, y = Relation(), node.operand(0), node.output
     cuts = None if x.shape is None else _cuts(node, len(x.shape))
@@ -156,6 +163,11 @@ def relate_slice(node: Node) -> Relation:
         index = _index(x.shape, axis, cut)
         if index is None or not (rewritable(node.input(1), cut.place) and rewritable(node.input(2), cut.place)):
             freeze(relation, "it is sliced between bounds that are not known", (x, axis), (y, axis))
+        elif _is_comb(x.shape[axis], cut, index):
+            label, size = f"d{axis}", len(index)
+            relation.tie(label, size, (y, axis))
+            relation.axes[x, axis] = (Axis(label, size), Axis(f"{label} step", abs(index.step)))
+            relation.frozen[f"{label} step"] = "it is sliced with a step"
         elif cut.step not in (1, -1):
             freeze(relation, "it is sliced with a step", (x, axis), (y, axis))
         else:
@@ -233,7 +245,7 @@ def relate_reverse_sequence(node: Node) -> Relation:
 
 
 register(
-    Operator("Slice", infer_slice, slice_, relate_slice, evaluate=evaluate_slice, shrink=shrink_slice),
+    Operator("Slice", infer_slice, slice_, relate_slice, evaluate=evaluate_slice, shrink=shrink_slice, moves=True),
     Operator("Trilu", same_as(0), trilu, relate_trilu),
     Operator("ReverseSequence", same_as(0), reverse_sequence, relate_reverse_sequence),
 )

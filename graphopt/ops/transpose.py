@@ -111,7 +111,15 @@ def relate_space_to_depth(node: Node) -> Relation:
 
 
 register(
-    Operator("Transpose", infer_transpose, transpose, relate_transpose, evaluate=evaluate_transpose, homogeneous=True),
+    Operator(
+        "Transpose",
+        infer_transpose,
+        transpose,
+        relate_transpose,
+        evaluate=evaluate_transpose,
+        homogeneous=True,
+        moves=True,
+    ),
     Operator("DepthToSpace", infer_depth_to_space, depth_to_space, relate_depth_to_space),
     Operator("SpaceToDepth", infer_space_to_depth, space_to_depth, relate_space_to_depth),
 )

@@ -260,12 +260,30 @@ register(
         evaluate=evaluate_reshape,
         shrink=shrink_reshape,
         homogeneous=True,
+        moves=True,
     ),
-    Operator("Flatten", infer_flatten, flatten, relate_flatten, evaluate=evaluate_reshape, homogeneous=True),
     Operator(
-        "Squeeze", infer_squeeze, squeeze, relate_squeeze, evaluate=evaluate_reshape, inline=True, homogeneous=True
+        "Flatten", infer_flatten, flatten, relate_flatten, evaluate=evaluate_reshape, homogeneous=True, moves=True
     ),
-    Operator("Unsqueeze", infer_unsqueeze, unsqueeze, relate_unsqueeze, evaluate=evaluate_reshape, homogeneous=True),
+    Operator(
+        "Squeeze",
+        infer_squeeze,
+        squeeze,
+        relate_squeeze,
+        evaluate=evaluate_reshape,
+        inline=True,
+        homogeneous=True,
+        moves=True,
+    ),
+    Operator(
+        "Unsqueeze",
+        infer_unsqueeze,
+        unsqueeze,
+        relate_unsqueeze,
+        evaluate=evaluate_reshape,
+        homogeneous=True,
+        moves=True,
+    ),
 )
 
 __all__ = ["flatten", "reshape", "squeeze", "unsqueeze"]

@@ -127,7 +127,10 @@ def _restricted(
         arguments.append(tensor)
     small = execute(Node(node.op, (), _attributes(node, dims), domain=node.domain), arguments)
     full = []
-    for result, piece in zip(results, small, strict=False):
+    chosen = _positions(node)
+    for position, (result, piece) in enumerate(zip(results, small, strict=False)):
+        if position in chosen:  # among the kept ones; told as an index of all
+            piece = torch.as_tensor(dims[chosen[position]], dtype=piece.dtype)[piece]
         if piece.shape == result.shape:
             full.append(piece)
             continue
@@ -138,6 +141,14 @@ def _restricted(
         target[torch.meshgrid(*index, indexing="ij")] = piece
         full.append(target)
     return tuple(full)
+
+
+def _positions(node: Node) -> dict[int, int]:
+    """The outputs whose elements are indices of a dimension of input 0, with that dimension."""
+    record = record_of(node)
+    relation = record.relate(node) if record is not None and record.relate is not None else None
+    found = {} if relation is None else relation.positions
+    return {i: found[value][1] for i, value in enumerate(node.outputs) if value in found}
 
 
 def _attributes(node: Node, dims: Mapping[int, Sequence[int]]) -> dict[str, Any]:

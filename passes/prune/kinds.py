@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from graphopt.analysis.coupling import ChannelCoupling, Group
-from graphopt.ir import Graph, Node, Value
+from graphopt.ir import Node, Value
 from graphopt.ops import Relation, record_of
 
 Kind: TypeAlias = Literal["heads", "head-dim", "experts", "groups", "hidden", "embedding", "ffn", "channels"]
@@ -16,16 +16,20 @@ Kind: TypeAlias = Literal["heads", "head-dim", "experts", "groups", "hidden", "e
 #: Strongest first: what a group is when several hold.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+#: What is restricted to the rest when one goes, and is no normalisation of features.
+_ROUTERS = frozenset({"Softmax", "TopK", "ArgMax", "ArgMin"})
+
 
 def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
     """The kind of each group, told by what the operators with multiply-accumulates do along its dimension.
 
     heads: a product of two activations is done once for each index (or for each index of the queries). head-dim: what
     such a product sums over, or passes on of its second operand. experts: a product with a stack of weights is done
-    once for each. groups: whole convolution groups. hidden: units of recurrent layers. embedding: what layer
-    normalisation runs over. ffn: any other width that matrix products alone read and write. channels: the rest.
+    once for each, or a router chooses among them (by TopK) or weighs them (by a softmax). groups: whole convolution
+    groups. hidden: units of recurrent layers. embedding: what layer normalisation runs over. ffn: any other width that
+    matrix products alone read and write. channels: the rest.
     """
-    derived = _derived(coupling.graph)
+    derived = _derived(coupling)
     marks = np.zeros((len(KINDS), coupling.atoms.components), dtype=bool)
     for node, relation in coupling.extents.relations.items():
         record = record_of(node)
@@ -73,16 +77,17 @@ def _of_normalisation(coupling: ChannelCoupling, node: Node, relation: Relation)
     record = record_of(node)
     if record is None or record.normalises is None:
         return
+    kind: Kind = "experts" if node.op in _ROUTERS else "embedding"
     for dim in record.normalises(node):
         for axis in relation.axes.get((node.operand(0), dim), ()):
-            yield axis.label, "embedding"
+            yield axis.label, kind
 
 
-def _derived(graph: Graph) -> set[Value]:
-    """Values that are computed from constants alone: a transposed weight is still a weight."""
+def _derived(coupling: ChannelCoupling) -> set[Value]:
+    """Values that are computed from constants alone, and the choice of experts: both are still weights."""
     found: set[Value] = set()
-    for node in graph.nodes:
-        read = [value for value in node.inputs if value is not None]
+    for node in coupling.graph.nodes:
+        read = [value for value in node.inputs if value is not None and value not in coupling.extents.chosen]
         if read and all(value.is_constant or value in found for value in read):
             found.update(node.outputs)
     return found

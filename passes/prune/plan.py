@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -57,8 +57,11 @@ class Plan:
     ) -> None:  # fmt: skip
         self.groups = groups
         self.limits = limits
-        given = Limits(limits.round_to, limits.min_channels)  # a ratio that is asked for may exceed max-ratio
-        self.fixed = {k: given.remove(len(groups[k]), int(r * len(groups[k]) + 1e-9)) for k, r in (fixed or {}).items()}
+        self._limits = [replace(limits, min_channels=max(limits.min_channels, group.minimum)) for group in groups]
+        free = [replace(each, max_ratio=1.0) for each in self._limits]  # a ratio that is asked for may exceed it
+        self.fixed = {
+            k: free[k].remove(len(groups[k]), int(r * len(groups[k]) + 1e-9)) for k, r in (fixed or {}).items()
+        }
         self._order = [group.components[np.argsort(scores[group.components], kind="stable")] for group in groups]
         self._ranked = ranked
         self._uniform = scope == "uniform"
@@ -84,7 +87,7 @@ class Plan:
                 total += np.bincount(ranking[: int(part * len(ranking) + 1e-9)], minlength=len(self.groups))
             wanted = total.tolist()
         return np.array([
-            self.fixed[k] if k in self.fixed else self.limits.remove(len(group), count)
+            self.fixed[k] if k in self.fixed else self._limits[k].remove(len(group), count)
             for k, (group, count) in enumerate(zip(self.groups, wanted, strict=True))
         ], dtype=np.int64)  # fmt: skip
 
@@ -98,9 +101,9 @@ class Plan:
         size = len(self.groups[group])
         if group in self.fixed:
             return None
-        end = self.limits.remove(size, size) if direction > 0 else 0
+        end = self._limits[group].remove(size, size) if direction > 0 else 0
         for wanted in range(count + direction, end + direction, direction):
-            if self.limits.remove(size, wanted) == wanted:
+            if self._limits[group].remove(size, wanted) == wanted:
                 return wanted
         return None
 

@@ -68,6 +68,9 @@ class Atoms:
         for choice in extents.choices:
             self._tie_choice(choice)
         self._freeze_new(extents.choices)
+        for extent in extents.minimum:
+            if len(self.factors[extent]) > 1:
+                extents.freeze(extent, "a choice among indices that factor")
         for extent, reason in extents.frozen.items():
             self._freeze(self._all(extent), reason)
         self._connect()

@@ -23,11 +23,13 @@ class Group:
         index: number of the group.
         components: numbers of the components, in order of their first atom.
         factors: where their atoms are.
+        minimum: how many components operators need (TopK: as many as it chooses).
     """
 
     index: int
     components: np.ndarray
     factors: tuple[Factor, ...]
+    minimum: int = 1
 
     def __len__(self) -> int:
         return len(self.components)
@@ -66,7 +68,9 @@ class ChannelCoupling:
         bounds = np.searchsorted(inverse[by_group], np.arange(len(first) + 1))
         for number, which in enumerate(order):
             members = chosen[by_group[bounds[which] : bounds[which + 1]]]
-            groups.append(Group(number, members, tuple(factors[f] for f in touched[int(chosen[first[which]])])))
+            mine = tuple(factors[f] for f in touched[int(chosen[first[which]])])
+            least = max(self.extents.minimum.get(factor.extent, 1) for factor in mine)
+            groups.append(Group(number, members, mine, least))
         return groups
 
     def _factors_of_components(self, owner: np.ndarray, components: np.ndarray) -> dict[int, list[int]]:

@@ -54,6 +54,8 @@ class Extents:
         products: relations between an extent and its factors.
         choices: relations between an extent and a selection of its indices.
         frozen: extents whose indices must all stay, with the reasons.
+        minimum: of extents from which an operator chooses, how many indices it needs.
+        chosen: integer values whose elements are indices of an extent that an operator chose (TopK).
         related: extents that at least one operator relates to something (kernel windows, for one, are not).
         relations: the relation of each node that has one.
     """
@@ -66,6 +68,8 @@ class Extents:
     relations: dict[Node, Relation]
     cuts: dict[int, set[int]] = field(default_factory=dict)
     frozen: dict[int, str] = field(default_factory=dict)
+    minimum: dict[int, int] = field(default_factory=dict)
+    chosen: frozenset[Value] = frozenset()
     _places: dict[Value, list[int]] = field(default_factory=dict)
     _labels: dict[Node, dict[str, int]] = field(default_factory=dict)
     _of_axis: list[int] = field(default_factory=list)
@@ -113,12 +117,15 @@ class _Collector:
         self.choices: list[tuple[int, int, range | np.ndarray, Node, bool]] = []
         self.frozen: list[tuple[int, str]] = []
         self.relations: dict[Node, Relation] = {}
+        self.minimum: list[tuple[int, int]] = []
+        self.chosen: dict[Value, int] = {}
         for value in graph.inputs:
             self.freeze_value(value, f"graph input '{value.name}'")
         for node in graph.nodes:
             self.add_node(node)
         for value, name in zip(graph.outputs, graph.output_names, strict=True):
             self.freeze_value(value, f"graph output '{name}'")
+            self.freeze_choice(value, f"graph output '{name}'")
 
     def axes(self, value: Value) -> list[int]:
         """The axis of each dimension; -1 where its extent is not a number, or is at most one."""
@@ -143,7 +150,9 @@ class _Collector:
         relation = record.relate(node) if known and record is not None and record.relate is not None else None
         if relation is None:
             for value in [*operands, *captured(node)]:
-                self.freeze_value(value, f"operator {node.domain + '::' if node.domain else ''}{node.op}")
+                reason = f"operator {node.domain + '::' if node.domain else ''}{node.op}"
+                self.freeze_value(value, reason)
+                self.freeze_choice(value, reason)
             return
         self.relations[node] = relation
         self.add_relation(node, relation, operands)
@@ -156,8 +165,10 @@ class _Collector:
                 self.add_labels(node, axis, axes, labels)
         if labels:
             self.labels[node] = labels
+            self.minimum += [(labels[label], least) for label, least in relation.minimum.items() if label in labels]
+        followed = self.follow_choices(node, relation)
         for label, reason in relation.frozen.items():
-            if label in labels:
+            if label in labels and label not in followed:
                 self.frozen.append((labels[label], f"{node.op}: {reason}" if reason else f"operator {node.op}"))
         for selection in relation.selections:
             self.add_selection(node, selection)
@@ -166,6 +177,34 @@ class _Collector:
             for dim, axis in enumerate(self.axes(value)):
                 if axis >= 0 and (value, dim) not in relation.axes and (value, dim) not in selected:
                     self.frozen.append((axis, f"operator {node.op}"))
+
+    def follow_choices(self, node: Node, relation: Relation) -> set[str]:
+        """Carries on what is known of integer values; labels of dimensions that are looked up by a known choice."""
+        followed: set[str] = set()
+        record = record_of(node)
+        for value in dict.fromkeys(node.inputs):
+            source = None if value is None else self.chosen.get(value)
+            if value is None or source is None:
+                continue
+            if value in relation.positions:
+                ref = relation.positions[value]
+                axis = self.axes(ref[0])[ref[1]]
+                if axis >= 0 and self.sizes[axis] == self.sizes[source] and node.inputs.count(value) == 1:
+                    self.same.append((source, axis))
+                    followed.update(each.label for each in relation.axes.get(ref, ()))
+                    continue
+            elif record is not None and record.moves and node.inputs.index(value) == 0 and _are_integers(node.outputs):
+                self.chosen.update((result, source) for result in node.outputs)
+                continue
+            self.freeze_choice(value, f"{node.op}: it computes with the numbers of what was chosen")
+        for value, (whole, dim) in relation.positions.items():
+            if value.producer is node and (axis := self.axes(whole)[dim]) >= 0:
+                self.chosen[value] = axis
+        return followed
+
+    def freeze_choice(self, value: Value, reason: str) -> None:
+        if value in self.chosen:
+            self.frozen.append((self.chosen[value], reason))
 
     def add_selection(self, node: Node, selection: Selection) -> None:
         part, whole = (self.axes(value)[dim] for value, dim in (selection.part, selection.whole))
@@ -213,11 +252,17 @@ class _Collector:
         products = [Product(mapping[w], mapping[p], low, high, n) for w, p, low, high, n in self.products]
         extents = Extents(
             members, sizes.tolist(), products, choices, related, self.relations,
-            _places=self.places, _labels=self.labels, _of_axis=mapping,
+            chosen=frozenset(self.chosen), _places=self.places, _labels=self.labels, _of_axis=mapping,
         )  # fmt: skip
+        for axis, least in self.minimum:
+            extents.minimum[mapping[axis]] = max(least, extents.minimum.get(mapping[axis], 0))
         for axis, reason in self.frozen:
             extents.freeze(mapping[axis], reason)
         return extents
+
+
+def _are_integers(values: Iterable[Value]) -> bool:
+    return all(isinstance(value.type, TensorType) and value.dtype.is_integer for value in values)
 
 
 def _has_rank(value: Value) -> bool:

@@ -7,7 +7,6 @@ from torch import nn
 
 import graphopt as go
 from graphopt.analysis.coupling import ChannelCoupling
-from graphopt.errors import PassError
 from graphopt.models import build
 from graphopt.passes.prune.kinds import kinds_of
 from graphopt.runtime import run
@@ -30,24 +29,23 @@ def test_captured_and_loaded_lose_the_same(name, kind):
 
 
 class Experts(nn.Module):
-    """Stacked experts behind a gate: with independent gates any may go, with a softmax all depend on each."""
+    """Stacked experts behind independent gates."""
 
-    def __init__(self, independent: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.independent = independent
         self.inlet, self.router, self.head = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 3)
         self.up, self.down = nn.Parameter(torch.randn(6, 8, 12)), nn.Parameter(torch.randn(6, 12, 8))
 
     def forward(self, x):
         x = self.inlet(x)
-        gate = torch.sigmoid(self.router(x)) if self.independent else torch.softmax(self.router(x), -1)
+        gate = torch.sigmoid(self.router(x))
         hidden = torch.relu(x.unsqueeze(-3) @ self.up) @ self.down
         return self.head((hidden * gate.transpose(-1, -2).unsqueeze(-1)).sum(-3))
 
 
 @pytest.mark.parametrize("onnx", [False, True])
 def test_whole_experts(onnx):
-    module = Experts(True).eval()
+    module = Experts().eval()
     with torch.no_grad():
         module.up[[1, 4]] *= 1e-3
         module.down[[1, 4]] *= 1e-3
@@ -64,15 +62,6 @@ def test_whole_experts(onnx):
             tensor.data = tensor.data[kept]
         x = torch.randn(2, 4, 5)
         torch.testing.assert_close(run(graph, [x])[0], module(x))
-
-
-def test_a_softmax_over_experts_keeps_them():
-    graph = go.capture(Experts(False).eval(), (torch.randn(2, 4, 5),))
-    report = go.optimize(graph, "prune-channels{ratio=0.5}")
-    assert "router.bias" not in report.kept
-    assert "Softmax over this axis (6 components)" in report.passes[0].notes[-1]
-    with pytest.raises(PassError, match="no group is one of experts"):
-        go.optimize(graph, "prune-channels{kinds=[experts]}")
 
 
 @pytest.mark.parametrize("fused", [False, True])
