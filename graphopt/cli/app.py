@@ -86,7 +86,7 @@ def optimize(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     check: Annotated[Check, typer.Option(help="Hold every pass to its contract on sample inputs.")] = Check.strict,
-    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
     show: Annotated[bool, typer.Option("--print-diff", help="Print what each pass changed.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
@@ -199,7 +199,7 @@ def verify(model: Model) -> None:
 def diff(
     first: Model,
     second: Annotated[str, typer.Argument(metavar="MODEL", help="The model to compare with.")],
-    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
 ) -> None:
     """Compare two models: structure, cost, and what they compute on the same inputs. Exit status 1 when they differ."""
     a, b = models.read(first), models.read(second)
@@ -215,7 +215,7 @@ def reduce(
     pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="The pipeline that fails.")],
     output: Annotated[str, typer.Option("-o", "--output", help="Where to: .onnx or .txt, or - for standard output.")],
     seed: Annotated[int, typer.Option(help="Seed of the random inputs and of the run.")] = 0,
-    tolerance: Annotated[float, typer.Option(help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
 ) -> None:
     """Cut a model down to the smallest part on which a pipeline still fails in the same way."""
     from graphopt.pipeline.context import no_progress

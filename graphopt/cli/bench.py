@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +40,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead.")] = False,
 ) -> None:
     """Measure models beside one another: time, size, modelled energy, accuracy or error against the first."""
+    from graphopt.pipeline.report import plain
     from graphopt.runtime.measure import measure
 
     models.check_data(data)
@@ -49,7 +49,7 @@ def bench(
     inputs, labelled = _inputs(graphs[0], data, batch)
     found = measure(graphs, inputs, runtime=runtime.value, threads=threads, runs=runs, labelled=labelled)
     if as_json:
-        print(json.dumps({spec: asdict(each) for spec, each in zip(model, found, strict=True)}, indent=2))
+        print(json.dumps(plain(dict(zip(model, found, strict=True))), indent=2))
         return
     table = Table(
         title=f"{runtime.value}, {threads} thread{'s' * (threads > 1)}, median of {runs}", title_justify="left"
@@ -74,6 +74,21 @@ def _check_alike(graphs: list[Any], specs: list[str]) -> None:
                 f"'{spec}' has {len(graph.inputs)} inputs and '{specs[0]}' has {len(wanted)}", where="bench",
                 hint="compare models for the same inputs",
             )  # fmt: skip
+        for value, kind in zip(graph.inputs, wanted, strict=True):
+            if not _fits(value.type, kind):
+                raise OptionError(
+                    f"input '{value.name}' of '{spec}' is {value.type}, and that of '{specs[0]}' {kind}", where="bench",
+                    hint="compare models for the same inputs",
+                )  # fmt: skip
+
+
+def _fits(own: Any, other: Any) -> bool:
+    """Whether one tensor can be given to both; what is open, or not known, fits anything."""
+    mine, theirs = getattr(own, "shape", None), getattr(other, "shape", None)
+    if mine is None or theirs is None:
+        return True
+    pairs = list(zip(mine, theirs, strict=False))
+    return len(mine) == len(theirs) and all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in pairs)
 
 
 def _inputs(graph: Any, data: Path | None, batch: int) -> tuple[list[Any], list[tuple[Any, Any]]]:

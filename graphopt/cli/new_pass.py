@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 from string import Template
@@ -121,6 +122,9 @@ def _checked(name: str, output: Path | None) -> Path:
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise OptionError(f"'{name}' is no name for a pass", where="new-pass", hint="write it like merge-relu")
+    if keyword.iskeyword(name):
+        raise OptionError(f"'{name}' is a word of Python, which no module can be called", where="new-pass",
+                          hint=f"write {name}-something")  # fmt: skip
     if name in all_passes() or name in all_aliases():
         raise OptionError(f"there is a pass '{name}' already", where="new-pass", hint="choose another name")
     folder = Path(name) if output is None else output

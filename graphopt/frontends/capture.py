@@ -104,18 +104,18 @@ def from_exported(program: ExportedProgram | str | os.PathLike[str]) -> Graph:
     """
     if isinstance(program, (str, os.PathLike)):
         program = _load(program)
-    if not isinstance(program, ExportedProgram):
-        kind = (
-            f"the class {program.__name__}"
-            if isinstance(program, type)
-            else f"an object of type {type(program).__name__}"
-        )
-        raise CaptureError(f"cannot capture {kind}", hint="give a torch.nn.Module, an ExportedProgram or a .pt2 file")
+    _check_program(program)
     in_spec = program.call_spec.in_spec
     placeholders = _user_inputs(program)
     names = _leaf_names(in_spec, placeholders)
     examples = [Example(name, (name,), None) for name in names]
     return _build(program, examples, State.of_program(program))
+
+
+def _check_program(given: object) -> None:
+    if not isinstance(given, ExportedProgram):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else f"an object of type {type(given).__name__}"
+        raise CaptureError(f"cannot capture {kind}", hint="give a torch.nn.Module, an ExportedProgram or a .pt2 file")
 
 
 def _load(path: str | os.PathLike[str]) -> ExportedProgram:

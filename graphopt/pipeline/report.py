@@ -97,7 +97,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; an infinite figure is the text "inf"."""
-        return {"pipeline": self.pipeline, "passes": [_plain(vars(entry)) for entry in self.passes]}
+        return {"pipeline": self.pipeline, "passes": [plain(vars(entry)) for entry in self.passes]}
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -117,18 +117,18 @@ class Report:
         return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Mappings as dicts, sequences as lists, dataclasses as dicts of their fields; numpy's numbers as Python's."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(vars(value))
+        return plain(vars(value))
     if isinstance(value, Mapping):
-        return {key if isinstance(key, (str, int)) else str(key): _plain(item) for key, item in value.items()}
+        return {key if isinstance(key, (str, int)) else str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)  # JSON has no word for infinity
     item = getattr(value, "item", None)
-    return _plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else value
+    return plain(item()) if callable(item) and getattr(value, "ndim", None) == 0 else value
 
 
 def _line(entry: PassReport) -> str:

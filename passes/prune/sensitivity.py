@@ -73,6 +73,10 @@ class Sensitivity(Pass):
                 raise OptionError(
                     f"{name} is {getattr(self, name)}", where=f"sensitivity{{{name}}}", hint=f"give {hint}"
                 )
+        if self.file is not None and not self.file.parent.is_dir():
+            raise OptionError(
+                f"there is no folder '{self.file.parent}'", where="sensitivity{file}", hint="make it first"
+            )
         find_criterion(self.criterion)
 
     def run(self, graph: Graph, context: Context) -> Changes:

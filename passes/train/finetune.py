@@ -102,7 +102,7 @@ class Finetune(Pass):
             losses = self._train(student, trainable, graph, context, teacher)
         student.eval()
         update_from(graph, student)
-        note = f"loss {losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epochs"
+        note = f"loss {losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epoch{'s' * (self.epochs > 1)}"
         return Changes(True, counts={"epochs": self.epochs}, notes=(note,), details={"losses": losses})
 
     def _train(

@@ -246,3 +246,11 @@ def test_sizes_that_are_not_known_are_said_to_be(graphopt, folder):
     assert "0 and those of 1 node whose sizes are not known" in graphopt("inspect", "short.onnx")
     facts = json.loads(graphopt("inspect", "short.onnx", "--json"))
     assert (facts["macs"], facts["macs_unknown"]) == (0, 1)
+
+
+def test_json_of_a_perfect_match_is_json(graphopt):
+    def refuse(word):
+        raise AssertionError(word)
+
+    figures = json.loads(graphopt("bench", SMALL, "--runs", "1", "--json"), parse_constant=refuse)
+    assert figures[SMALL]["sqnr_db"] == "inf"

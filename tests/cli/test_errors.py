@@ -324,3 +324,32 @@ def test_two_forms_at_once(fail):
 
 def test_a_wrong_shape_is_no_crash(fail):  # so it leaves no reproducer
     assert fail("optimize", SMALL, "-p", "fix-shapes{shapes={nope:1}}", "-o", "out.onnx").startswith("no input")
+
+
+def test_a_pass_cannot_be_called_like_a_word_of_python(fail):
+    assert "'class' is a word of Python" in fail("new-pass", "class")
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan"])
+def test_tolerances_that_nothing_meets(fail, tolerance):
+    assert "tolerance" in fail("optimize", SMALL, "-p", "fuse", "-o", "out.onnx", "--tolerance", tolerance)
+
+
+def test_bench_of_models_for_different_inputs(fail):
+    complaint = fail("bench", SMALL, "graphopt.models.lenet:lenet")
+    assert "input 'x' of 'graphopt.models.lenet:lenet' is float32[2, 1, 28, 28], and that of 'tests" in complaint
+
+
+def test_a_label_that_is_no_class(fail, folder):
+    np.savez(folder / "data.npz", input=np.zeros((4, 3, 8, 8), np.float32), labels=np.array([0, 1, 99, 2]))
+    complaint = fail("optimize", SMALL, "-p", "finetune{epochs=1}", "-o", "out.onnx", "--data", "data.npz")
+    assert (
+        complaint
+        == "label 99 is no class: the output has 4 (at labels); give labels from 0 to 3, or choose another output"
+    )
+
+
+def test_curves_into_a_folder_that_is_not_there(fail):
+    assert "there is no folder 'nowhere'" in fail(
+        "optimize", SMALL, "-p", "sensitivity{file=nowhere/curves.html}", "-o", "out.onnx"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.analysis.shapes import propagate
-from graphopt.errors import DataError, EquivalenceError, PassError, UnsupportedOperatorError
+from graphopt.errors import DataError, EquivalenceError, OptionError, PassError, UnsupportedOperatorError
 from graphopt.ir import Graph, ValueType
 from graphopt.ir.names import unique_names
 from graphopt.ops import record_of
@@ -39,6 +39,8 @@ class Equivalence(Instrument):
     def __init__(
         self, tolerance: float = 1e-4, inputs: Sequence[torch.Tensor] | None = None, strict: bool = True
     ) -> None:
+        if not tolerance >= 0:  # nor is NaN
+            raise OptionError(f"tolerance is {tolerance}", where="tolerance", hint="give 0 or more, such as 1e-4")
         self.tolerance = tolerance
         self.inputs = inputs
         self.strict = strict

@@ -178,7 +178,7 @@ def test_bad_options(options, words):
      (batches(labels=False), None, DataError, "labels or a teacher"),
      ([], None, DataError, "no samples"),
      ([(torch.randn(4, 6), torch.tensor([0, 1]))], None, DataError, "2 labels for 4 samples"),
-     ([(torch.randn(2, 6), torch.tensor([0, 9]))], None, PassError, "out of bounds"),
+     ([(torch.randn(2, 6), torch.tensor([0, 9]))], None, DataError, "label 9 is no class: the output has 3"),
      (batches(), nn.Linear(6, 4), DataError, r"the teacher gives \[16, 4\]"),
      (batches(), "big", OptionError, "the teacher is a str")],
 )  # fmt: skip
