@@ -21,6 +21,12 @@ from graphopt.ops.wire import field_head
 
 # Large weights begin at a memory page, so that they can be mapped; small ones at a cache line.
 _PAGE, _LINE = 4096, 64
+_OTHERS = {
+    ".pt2": "a file that torch.export.save(torch.export.export(go.to_torch(graph), args), path) writes",
+    ".pt": "a file that torch.save(go.to_torch(graph), path) writes",
+    ".pth": "a file that torch.save(go.to_torch(graph), path) writes",
+    ".txt": "a graph in text form, which graphopt.ir.write_text(graph, path) writes",
+}
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
@@ -45,10 +51,13 @@ def save(
 
     Raises:
         UnsupportedOperatorError: ONNX lacks an operator, or the opset asked for does; names all such operators.
-        SaveError: ONNX's checker refuses the model, or the file cannot be written.
+        SaveError: ONNX's checker refuses the model, the file cannot be written, or its name is that of a torch or text
+            file.
         OptionError: the opset cannot be written.
     """
     path = Path(path)
+    if path.suffix in _OTHERS:  # which would be read as something else
+        raise SaveError(f"'{path}' is the name of {_OTHERS[path.suffix]}", hint="end it in .onnx")
     with paused_gc():
         draft = checked_draft(graph, opset, sparse)
         if external is None:

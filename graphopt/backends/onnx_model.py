@@ -13,6 +13,7 @@ from graphopt.backends.onnx_opset import check_opset, possible_opsets
 from graphopt.backends.onnx_write import Draft, Weight, draft_model
 from graphopt.errors import SaveError, UnsupportedOperatorError
 from graphopt.ir import Graph
+from graphopt.ir.expect import expect_graph
 from graphopt.ir.literals import SparseTensor
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import pack
@@ -66,6 +67,7 @@ def checked_draft(graph: Graph, opset: int | None, sparse: bool = False) -> Draf
     Some operators changed their type rules without changing their form, so what the checker refuses at one opset it may
     accept at a later one.
     """
+    expect_graph(graph, "to_onnx")
     check_opset(opset)
     graph = lowered(graph)
     if opset is not None:
@@ -136,7 +138,7 @@ def to_onnx_ir(graph: Graph, opset: int | None = None) -> onnx_ir.Model:
 
     _refuse_sparse(graph, "onnx_ir")
     converted: Any = onnx_ir.serde.deserialize_model(to_onnx(graph, opset))
-    return converted  # type: ignore[no-any-return]
+    return converted  # type: ignore[no-any-return]  # onnx_ir may be missing, its types too
 
 
 def _refuse_sparse(graph: Graph, library: str) -> None:

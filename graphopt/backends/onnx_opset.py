@@ -245,7 +245,7 @@ def possible_opsets(graph: Graph, asked: int | None) -> list[int]:
 
 def check_opset(asked: int | None) -> None:
     """Raises OptionError for an opset that cannot be written, whatever the graph."""
-    if asked is not None and not OLDEST <= asked <= NEWEST:
+    if asked is not None and not (isinstance(asked, int) and OLDEST <= asked <= NEWEST):
         raise OptionError(f"opset {asked} cannot be written", hint=f"ask for one from {OLDEST} to {NEWEST}")
 
 

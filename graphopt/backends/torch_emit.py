@@ -25,6 +25,7 @@ from graphopt.backends.torch_plan import Plan, build, plan
 from graphopt.backends.torch_sizes import Sizes
 from graphopt.errors import ShapeError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, MapType, Node, OptionalType, SequenceType, TensorType, Value
+from graphopt.ir.expect import expect_graph
 from graphopt.ir.literals import TypedTensor
 from graphopt.ops import aten, record_of
 from graphopt.ops.definition import departure
@@ -52,6 +53,7 @@ def to_torch(graph: Graph) -> fx.GraphModule:
         UnsupportedOperatorError: operators without a meaning in torch; all of them are named.
         ShapeError: a node is not as its operator's definition has it.
     """
+    expect_graph(graph, "to_torch")
     propagate(graph)
     require_supported(graph)
     training = graph.signature is not None and graph.signature.training

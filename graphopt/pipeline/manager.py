@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
@@ -16,11 +16,13 @@ from graphopt.errors import (
     GraphoptError,
     OptionError,
     PassError,
+    PipelineError,
     ShapeError,
     VerifyError,
     nearest,
 )
 from graphopt.ir import Graph
+from graphopt.ir.expect import expect_graph
 from graphopt.pipeline.base import Changes, Pass
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.instruments.base import Instrument
@@ -48,10 +50,19 @@ def resolve(pipeline: str | Sequence[Pass | str]) -> list[Pass | Group]:
     """
     if isinstance(pipeline, str):
         return [_resolve_step(step) for step in parse_steps(pipeline)]
+    if not isinstance(pipeline, Iterable):
+        raise _no_pass(pipeline)
     resolved: list[Pass | Group] = []
     for item in pipeline:
+        if not isinstance(item, (Pass, str)):
+            raise _no_pass(item)
         resolved.extend([item] if isinstance(item, Pass) else resolve(item))
     return resolved
+
+
+def _no_pass(given: object) -> PipelineError:
+    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    return PipelineError(f"{kind} is no pass", where="pipeline", hint="give text such as 'simplify,fuse', or passes")
 
 
 def _resolve_step(step: Step) -> Pass | Group:
@@ -121,6 +132,7 @@ def run_pipeline(
         DataError: a pass needs data that the run was not given; nothing has run then.
         GraphoptError: whatever the pass or a check raised; a foreign exception becomes a PassError that names the pass.
     """
+    expect_graph(graph, "optimize")
     steps = resolve(pipeline)
     _check_needs(steps, context)
     text = pipeline if isinstance(pipeline, str) else ",".join(describe(step) for step in steps)
@@ -203,7 +215,7 @@ class _Runner:
             raise type(error)(f"after pass '{entry.name}': {error.what}", where=error.where, hint=hint) from error
         except GraphoptError:
             raise
-        except Exception as error:
+        except Exception as error:  # a pass is anybody's code, and the graph is rolled back whatever it raised
             raise PassError(
                 f"pass '{entry.name}' failed with {type(error).__name__}: {error}", where=entry.name,
                 hint=self._hints(step, error, rest) or "the graph is as before the pass; please report this",

@@ -104,7 +104,11 @@ def build(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
         key = name.replace("-", "_")
         if key not in fields:
             shown = [f.replace("_", "-") for f in fields]
-            hint = nearest(name, shown) or (f"its options are: {', '.join(shown)}" if shown else "it has no options")
+            hint = (
+                _forgotten(cls, key)
+                or nearest(name, shown)
+                or (f"its options are: {', '.join(shown)}" if shown else "it has no options")
+            )
             raise OptionError(f"pass '{cls.name}' has no option '{name}'", where=cls.name, hint=hint)
         values[key] = convert(raw, hints[key], f"{cls.name}{{{name}}}")
     missing = [
@@ -120,6 +124,12 @@ def build(cls: type[Pass], options: Mapping[str, Any]) -> Pass:
         return cls(**values)
     except (TypeError, ValueError) as error:  # what a pass's own checks raise
         raise OptionError(str(error), where=cls.name) from error
+
+
+def _forgotten(cls: type[Pass], key: str) -> str | None:
+    """Help for who wrote the option into the class, but did not make a dataclass of it."""
+    mine = key in vars(cls).get("__annotations__", {}) and "__dataclass_params__" not in vars(cls)
+    return f"{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it" if mine else None
 
 
 def convert(raw: Any, kind: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -47,6 +48,8 @@ class Alias:
         )  # fmt: skip
 
 
+_NAME = re.compile(r"[^\s{}\[\],=:\"']+")
+
 _PASSES: dict[str, type[Pass]] = {}
 _ALIASES: dict[str, Alias] = {}
 _loaded = False
@@ -73,6 +76,12 @@ def register_alias(
 
 
 def _check_free(name: str, cls: type[Pass] | None) -> None:
+    if not _NAME.fullmatch(name):
+        raise PipelineError(f"'{name}' is no name that a pipeline's text could hold", hint="write it like merge-relu")
+    if cls is not None and not issubclass(cls, Pass):
+        raise PipelineError(
+            f"{cls.__qualname__} is no pass", where=name, hint="derive it from go.Pass or go.RewritePass"
+        )
     taken = _PASSES.get(name)
     if taken is not None and (
         cls is None or (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__)
@@ -95,7 +104,7 @@ def load_plugins() -> None:
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: (p.value, p.name)):
         try:
             point.load()
-        except Exception as error:
+        except Exception as error:  # importing runs the package's code, which may raise anything
             _loaded = False
             raise PipelineError(
                 f"the pass package '{point.name}' ({point.value}) failed to import: {type(error).__name__}: {error}",

@@ -13,6 +13,7 @@ import graphopt.backends.onnx_model as onnx_model
 from graphopt.backends.onnx_file import save
 from graphopt.backends.onnx_model import to_graphsurgeon, to_onnx, to_onnx_ir
 from graphopt.errors import SaveError
+from graphopt.frontends.capture import capture
 from graphopt.frontends.load import load
 from graphopt.ir import DType, Graph, TensorType
 from tests.onnx_same import assert_close, assert_same, run
@@ -154,3 +155,11 @@ def surgeon_again(surgeon, graph):
     model = onnx_graphsurgeon.export_onnx(surgeon)
     model.producer_name, model.ir_version = "graphopt", 8
     return model
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.txt", "model.pth"])
+def test_names_of_other_kinds_of_files(name, tmp_path):
+    graph = capture(torch.nn.Linear(2, 3), (torch.randn(1, 2),))
+    with pytest.raises(SaveError, match=rf"{name}' is the name of .* end it in \.onnx"):
+        save(graph, tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from graphopt.ir import difference
 from graphopt.pipeline import Context, Pass, all_aliases, all_passes, describe, register, register_alias, resolve
 from graphopt.pipeline.instruments import Instrument, Reproducer
 from graphopt.pipeline.manager import Group, flatten, run_pipeline
-from graphopt.pipeline.options import option_infos
+from graphopt.pipeline.options import build, option_infos
 from tests.pipeline.passes import DoubleNegation, Scale, small_graph
 
 
@@ -228,3 +228,45 @@ def test_progress_counts_passes_and_closes():
     with pytest.raises(PassError):
         run_pipeline(graph, "test-crash,test-once", Context(graph, progress=progress))
     assert events == [("passes", 2), 0, "closed"]
+
+
+# -- what newcomers give
+
+
+@pytest.mark.parametrize(("given", "kind"), [(torch.nn.ReLU(), "ReLU"), ("model.onnx", "str"), (None, "NoneType")])
+@pytest.mark.parametrize(
+    "function",
+    [lambda given: go.optimize(given, "fuse"), go.to_torch, go.to_onnx, lambda given: go.save(given, "x.onnx")],
+)
+def test_what_is_no_graph(given, kind, function):
+    with pytest.raises(OptionError, match=rf"a {kind} is no graph .*go\.capture\(module, args\) or go\.load\(path\)"):
+        function(given)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "kind"),
+    [(None, "a NoneType"), (["fuse", 3], "a int"), ([torch.nn.ReLU()], "a ReLU"), ([Pass], "the class Pass")],
+)
+def test_what_is_no_pass(pipeline, kind):
+    with pytest.raises(PipelineError, match=f"{kind} is no pass"):
+        go.optimize(small_graph(), pipeline)
+
+
+def test_what_cannot_be_registered():
+    with pytest.raises(PipelineError, match="'two words' is no name"):
+        register("two words")(DoubleNegation)
+    with pytest.raises(PipelineError, match="int is no pass"):
+        register("number")(int)
+    with pytest.raises(PipelineError, match="is no name"):
+        register_alias("a,b", "fuse")
+    assert not {"two words", "number"} & set(all_passes())
+    assert "a,b" not in all_aliases()
+
+
+def test_a_forgotten_dataclass_is_named():
+    class Forgetful(Pass):
+        name = "forgetful"
+        factor: int = 3
+
+    with pytest.raises(OptionError, match=r"Forgetful is no dataclass: write @dataclass\(frozen=True\) above it"):
+        build(Forgetful, {"factor": 2})
