@@ -56,7 +56,7 @@ class AttributeWriter:
             node.attribute.append(proto)
 
     def _make(self, name: str, kind: int, value: Any) -> onnx.AttributeProto:
-        proto = _A(name=name, type=kind)  # type: ignore[arg-type]
+        proto = _A(name=name, type=kind)  # type: ignore[arg-type]  # its stub wants the enum, not its number
         match kind:
             case _A.INT:
                 proto.i = int(value)

@@ -127,7 +127,9 @@ def _constants(node: Node) -> list[torch.Tensor] | None:
     given = [None if value is None else _small(value) for value in node.inputs]
     if any(value is not None and data is None for value, data in zip(node.inputs, given, strict=True)):
         return None
-    if not all(D.is_static(v.shape) and math.prod(v.shape or ()) <= _FOLDED for v in node.outputs):  # type: ignore[arg-type]
+    shapes = [value.shape for value in node.outputs]
+    # mypy does not see that what is_static passes are integers.
+    if not all(D.is_static(shape) and math.prod(shape or ()) <= _FOLDED for shape in shapes):  # type: ignore[arg-type]
         return None
     try:
         return list(execute(node, given))

@@ -172,7 +172,7 @@ class _Writer:
 
     def _initializer(self, graph: Graph, proto: onnx.GraphProto, value: Value) -> None:
         name, data = self._names.of[value], _elements(value)
-        dtype = value.dtype if value.dtype is not DType.UNDEFINED else TensorType.of(value.data).dtype  # type: ignore[arg-type]
+        dtype = value.dtype if value.dtype is not DType.UNDEFINED else TensorType.of(value.data).dtype  # type: ignore[arg-type]  # it has some
         self._dtypes.add(dtype)
         if graph is self._graph and isinstance(data, torch.Tensor) and data.numel() * dtype.bits > 8 * BULK:
             weight = Weight(tensor_header(data.shape, dtype, name), data, dtype)

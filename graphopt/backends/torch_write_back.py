@@ -44,7 +44,7 @@ def write_back(graph: Graph, module: nn.Module, *, example: Sequence[torch.Tenso
     try:
         _write(graph, module)
         _compare(graph, module, example)
-    except BaseException:
+    except BaseException:  # also an interrupt must not leave half of the weights
         before.restore()
         raise
 

@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except (Abort, KeyboardInterrupt):
         sys.exit(130)
-    except Exception as error:
-        message = getattr(error, "format_message", None)  # typer may bring its own copy of click's exceptions
+    except Exception as error:  # typer may bring its own copy of click's exceptions, so there is no class to name
+        message = getattr(error, "format_message", None)
         if message is None:
             raise
         _fail(_usage(message(), error))

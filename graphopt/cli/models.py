@@ -185,7 +185,7 @@ def _write_exported(graph: Graph, module: object, path: Path) -> None:
     part = path.with_name(path.stem + ".part.pt2")
     try:
         program = torch.export.export(
-            module,  # type: ignore[arg-type]
+            module,  # type: ignore[arg-type]  # `object` spares the command line an import of torch
             tuple(inputs),
             dynamic_shapes=tuple(shapes.values()) if any(shapes.values()) else None,
             strict=False,

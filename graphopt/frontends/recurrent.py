@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 _TAIL = (
     "Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
 )
-_library: Any = torch.library.Library("graphopt", "DEF")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("graphopt", "DEF")  # type: ignore[no-untyped-call]  # torch leaves it untyped
 _library.define(f"lstm(Tensor input, Tensor[] hx, {_TAIL}) -> (Tensor, Tensor, Tensor)")
 _SINGLE = ("gru", "rnn_tanh", "rnn_relu")
 for _name in _SINGLE:

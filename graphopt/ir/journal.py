@@ -125,7 +125,7 @@ class Metadata(dict[str, str]):
         self._note()
         super().update(*args, **items)
 
-    def __ior__(self, other: Any) -> Metadata:  # type: ignore[misc, override]
+    def __ior__(self, other: Any) -> Metadata:  # type: ignore[misc, override]  # dict's overloads are narrower
         self.update(other)
         return self
 

@@ -117,7 +117,7 @@ class Scope(NodeList):
         journal = root._journal = Journal(undone)
         try:
             yield journal
-        except BaseException:
+        except BaseException:  # also an interrupt must not leave half of the edits
             journal.rollback()
             raise
         finally:

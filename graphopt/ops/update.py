@@ -42,7 +42,13 @@ def infer_node(node: Node) -> list[Value]:
 
 
 def merge(old: ValueType, new: ValueType, node: Node) -> ValueType:
-    """The better of a type that was there and the one that a rule gives: the rule wins wherever it knows."""
+    """The better of a type that was there and the one that a rule gives: the rule wins wherever it knows.
+
+    Where the rule knows less, what was there stays: a file or a tracer tells sizes that no rule can (of NonZero, of an
+    operator without a record), rewrites keep what a value holds, pruning stops at operators without a relation, and
+    `graphopt.analysis.bind` names new sizes in every type. The price: widening an input's type by hand (64 to unknown)
+    leaves the old size on what follows, so whoever does that clears those types too.
+    """
     if not isinstance(new, TensorType):
         return new
     if not isinstance(old, TensorType):

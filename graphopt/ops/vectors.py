@@ -161,21 +161,19 @@ def rewrite(node: Node, index: int, edit: Shrinkage, elements: Mapping[int, int]
         elements: new numbers by position; each must be `rewritable`.
     """
     value = node.operand(index)
-    old = integers(value)
-    if old is None:
+    old, known = integers(value), contents(value)
+    if old is None or known is None:
         raise ValueError(f"contents of input {index} of {node.describe()} are not known")
     new = [elements.get(i, item) for i, item in enumerate(old)]
     if all(D.same(a, b) or a is b for a, b in zip(old, new, strict=True)):
         return
     dtype = value.dtype.torch
     if all(isinstance(item, int) for item in new):
-        edit.set_constant(node, index, torch.tensor(new, dtype=dtype).reshape(contents(value).shape))  # type: ignore[union-attr]
+        edit.set_constant(node, index, torch.tensor(new, dtype=dtype).reshape(known.shape))
         return
     delta = [elements[i] - item if i in elements and isinstance(item, int) else 0 for i, item in enumerate(old)]
-    known = contents(value)
     offset(node, index, torch.tensor(delta, dtype=dtype))
-    if known is not None:
-        node.operand(index).known = object_array(new).reshape(known.shape)
+    node.operand(index).known = object_array(new).reshape(known.shape)
 
 
 def offset(node: Node, index: int, delta: torch.Tensor) -> None:

@@ -154,10 +154,13 @@ def _cut(graph: Graph, nodes: Sequence[Node]) -> None:
     ends = {value for node in nodes for value in node.inputs if value is not None and _can_end(value, gone)}
     extra = [(value, value.name) for value in sorted(ends, key=lambda value: value.name) if value.name not in taken]
     graph.set_outputs([v for v, _ in outputs + extra], [n for _, n in outputs + extra])
+    names = {value.name for value in graph.values()}
     for node in reversed(nodes):
         for value in node.outputs:
             if value.uses:
-                value.replace_uses(graph.add_input(_free_name(graph, value.name), value.type))
+                name = _free_name(names, value.name)
+                names.add(name)
+                value.replace_uses(graph.add_input(name, value.type))
         graph.erase(node)
     _sweep(graph)
     propagate(graph)
@@ -170,8 +173,7 @@ def _can_end(value: Value, gone: set[Value]) -> bool:
     return all(isinstance(user, Node) and any(out in gone for out in user.outputs) for user in value.users)
 
 
-def _free_name(graph: Graph, name: str) -> str:
-    taken = {value.name for value in graph.values()}
+def _free_name(taken: set[str], name: str) -> str:
     if name and name not in taken:
         return name
     return next(

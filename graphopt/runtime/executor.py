@@ -136,7 +136,7 @@ def _execute(node: Node, arguments: Sequence[Any], env: dict[Value, Any]) -> tup
         return execute(node, arguments)
     except GraphoptError:
         raise
-    except Exception as error:
+    except Exception as error:  # torch raises RuntimeError, IndexError, TypeError, ...; a record may be anybody's
         raise PassError(
             f"{type(error).__name__} while executing: {error}", where=node.describe(),
             hint="the inputs do not fit the operator; check shapes and element types",

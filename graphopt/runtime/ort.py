@@ -46,9 +46,9 @@ class OrtSession:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         if dump is not None:
             options.optimized_model_filepath = str(dump)
-        source = model if isinstance(model, (str, bytes)) else str(model) if isinstance(model, Path) else None
-        if source is None:
-            source = model.SerializeToString()  # type: ignore[union-attr]
+        source = str(model) if isinstance(model, Path) else model
+        if not isinstance(source, (str, bytes)):
+            source = source.SerializeToString()
         try:
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -90,5 +89,6 @@ def channel_vector(constant: Value, rank: int | None, axis: int, channels: int) 
 
 
 def _double(value: Value) -> torch.Tensor:
-    data: Any = value.data
-    return data.detach().to(torch.float64)  # type: ignore[no-any-return]
+    data = value.data
+    assert data is not None, "whoever asks has seen that it is a constant"
+    return data.detach().to(torch.float64)

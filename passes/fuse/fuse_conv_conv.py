@@ -33,8 +33,10 @@ class ConvConv(LinearRule):
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         first, second = Linear.of(m, "v", "a", "first"), Linear.of(m)
-        if isinstance(first, Failure) or isinstance(second, Failure):
-            return first if isinstance(first, Failure) else second  # type: ignore[return-value]
+        if isinstance(first, Failure):
+            return first
+        if isinstance(second, Failure):
+            return second
         whole = _composed(first, second)
         if isinstance(whole, str):
             return m.fail(whole)
@@ -67,8 +69,10 @@ class PointwiseConvTranspose(LinearRule):
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         first, second = Linear.of(m, "v", "a", "first"), Linear.of(m)
-        if isinstance(first, Failure) or isinstance(second, Failure):
-            return first if isinstance(first, Failure) else second  # type: ignore[return-value]
+        if isinstance(first, Failure):
+            return first
+        if isinstance(second, Failure):
+            return second
         is_behind = second.node.op == "Conv"
         point, layer = (second, first) if is_behind else (first, second)
         if windows(point.node, point.numbers().shape[2:]) != [Window(1)] * (point.numbers().dim() - 2):

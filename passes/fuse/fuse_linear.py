@@ -26,8 +26,10 @@ class LinearLinear(LinearRule):
 
     def rewrite(self, op: Builder, m: Match) -> Result:
         first, second = Linear.of(m, "v", "a", "first"), Linear.of(m)
-        if isinstance(first, Failure) or isinstance(second, Failure):
-            return first if isinstance(first, Failure) else second  # type: ignore[return-value]
+        if isinstance(first, Failure):
+            return first
+        if isinstance(second, Failure):
+            return second
         before = first.channels_in * first.channels_out + second.channels_in * second.channels_out
         if first.channels_in * second.channels_out > before:
             return m.fail("one layer would need more multiplications than the two")

@@ -117,8 +117,9 @@ class Linear:
 
     @property
     def _weight(self) -> torch.Tensor:
-        data: Any = self.weight.data
-        return data  # type: ignore[no-any-return]
+        data = self.weight.data
+        assert data is not None, "Linear.of takes constants only"
+        return data
 
     def numbers(self) -> torch.Tensor:
         """The weight in float64, as stored; of a Gemm, multiplied by alpha."""

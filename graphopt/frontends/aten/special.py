@@ -104,4 +104,4 @@ def right_shift(c: Builder, input: Value, other: Operand) -> Value:
 def _power(c: Builder, input: Value, count: Operand) -> Value:
     require(isinstance(count, int) and 0 <= count < input.dtype.bits - 1, "a shift that is no small number")
     require(input.dtype.is_integer and input.dtype is not DType.BOOL, "a shift of what is no integer")
-    return c.scalar(1 << int(count), input.dtype)  # type: ignore[arg-type]
+    return c.scalar(1 << int(count), input.dtype)  # type: ignore[arg-type]  # `require` has seen to it that it is an int

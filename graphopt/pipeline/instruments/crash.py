@@ -53,5 +53,5 @@ class Reproducer(Instrument):
         arrays = {value.name: tensor.numpy() for value, tensor in zip(context.data.inputs, batch.inputs, strict=True)}
         if batch.labels is not None:
             arrays["labels"] = batch.labels.numpy()
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes them for `allow_pickle`
         return file
