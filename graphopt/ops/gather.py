@@ -167,6 +167,8 @@ def relate_gather_nd(node: Node) -> Relation:
         *((x, d) for d in range(batch, depth)),
         (indices, lead),
     )
+    if depth == batch + 1:
+        relation.positions[indices] = (x, batch)
     for dim in range(lead):
         tie(relation, f"i{dim}", *([(x, dim)] if dim < batch else []), (indices, dim), (y, dim))
     tie_dims(relation, x, y, ((d, d - depth + lead) for d in range(depth, len(x.shape))))

@@ -88,7 +88,9 @@ def _derived(coupling: ChannelCoupling) -> set[Value]:
     found: set[Value] = set()
     for node in coupling.graph.nodes:
         read = [value for value in node.inputs if value is not None and value not in coupling.extents.chosen]
-        if read and all(value.is_constant or value in found for value in read):
+        record = record_of(node)
+        product = record is not None and record.macs is not None  # no weight any more
+        if read and not product and all(value.is_constant or value in found for value in read):
             found.update(node.outputs)
     return found
 

@@ -291,8 +291,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "Mixtral": lambda: text(hf.MixtralConfig(
         **GROUPED, num_local_experts=4, experts_implementation="batched_mm"), hf.MixtralForCausalLM),
     "GPT-OSS": lambda: text(hf.GptOssConfig(
-        **GROUPED, head_dim=8, num_local_experts=4, experts_implementation="batched_mm", sliding_window=6),
-        hf.GptOssForCausalLM),
+        **GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2, experts_implementation="batched_mm",
+        sliding_window=6), hf.GptOssForCausalLM),
+    "Qwen2-MoE": lambda: text(hf.Qwen2MoeConfig(
+        **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+        experts_implementation="batched_mm"), hf.Qwen2MoeForCausalLM),
+    "OLMoE": lambda: text(hf.OlmoeConfig(
+        **GROUPED, num_experts=4, num_experts_per_tok=2, experts_implementation="batched_mm"), hf.OlmoeForCausalLM),
     "Mamba": mamba,
     "Mamba with torch's scan": lambda: text(mamba_config(), ScannedMamba),
     # -- images
