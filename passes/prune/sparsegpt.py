@@ -10,6 +10,7 @@ import torch
 
 from graphopt.errors import DataError
 from graphopt.ir import Graph, Node, Value
+from graphopt.passes.curvature import inverse_factor
 from graphopt.passes.prune.layers import readings
 from graphopt.passes.prune.masks import keep_highest, keep_pattern
 from graphopt.pipeline import Batch
@@ -146,8 +147,7 @@ def prune_matrix(
     dead = diagonal == 0  # such an input is always zero, and so may be what it is multiplied with
     diagonal[dead] = 1
     w = torch.where(dead, 0.0, w)
-    diagonal += damping * diagonal.mean()
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    factor = inverse_factor(h, damping)
     keep = torch.ones_like(w, dtype=torch.bool)
     width = max(BLOCK - BLOCK % choose.span, choose.span)
     for first in range(0, w.shape[1], width):

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph
+from graphopt.passes.quantize.recovery.descent import descend, row_errors
+from graphopt.passes.quantize.recovery.gptq import compensate
+from graphopt.passes.quantize.recovery.options import check_options
 from graphopt.passes.quantize.recovery.rounding import Grid, round_layers
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 
@@ -16,6 +18,8 @@ from graphopt.pipeline import Changes, Context, Contract, Pass, register
 _ZETA, _GAMMA = 1.1, -0.1
 #: Part of the steps before the regulariser sets in, and its exponent from there to the end.
 _WARM, _BETA_FIRST, _BETA_LAST = 0.2, 20.0, 2.0
+#: Damping of the moments for the other start, which is `gptq`'s.
+_DAMP = 0.01
 
 
 @register("adaround")
@@ -25,7 +29,11 @@ class AdaRound(Pass):
 
     Minimises the squared error of each layer's outputs over the run's data plus a regulariser that drives every soft
     decision to 0 or 1 (Nagel et al. 2020, arXiv:2004.10568, equations 21 to 25). The error is computed from the second
-    moments of the inputs, so memory and time do not grow with the samples. Runs before `pack-weights`.
+    moments of the inputs, so memory and time do not grow with the samples.
+
+    Up or down is less than a grid allows, and Adam is slow where inputs are correlated, so the decisions are finished
+    by coordinate descent over all codes. So is what `gptq` gives, and each output takes the better: none is worse than
+    with `gptq` at its default. Runs before `pack-weights`.
 
     Attributes:
         steps: of Adam, for each layer.
@@ -44,19 +52,24 @@ class AdaRound(Pass):
     batches: int = 0
 
     def __post_init__(self) -> None:
-        for name, good, hint in (
+        check_options(
+            self,
             ("steps", self.steps >= 1, "1 or more"),
             ("lr", self.lr > 0, "more than 0"),
             ("regulariser", self.regulariser > 0, "more than 0"),
             ("batches", self.batches >= 0, "0 or more"),
-        ):
-            if not good:
-                raise OptionError(f"{name} is {getattr(self, name)}", where=f"adaround{{{name}}}", hint=f"give {hint}")
+        )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         return round_layers(graph, context, self.batches, self._round, self.name)
 
     def _round(self, weight: torch.Tensor, grid: Grid, moments: torch.Tensor) -> torch.Tensor:
+        starts = (self._learn(weight, grid, moments), compensate(weight, grid, moments, _DAMP))
+        ends = torch.stack([descend(weight, start, grid, moments) for start in starts])
+        best = torch.stack([row_errors(end - weight, moments) for end in ends]).argmin(0)
+        return torch.where((best == 0)[..., None], ends[0], ends[1])
+
+    def _learn(self, weight: torch.Tensor, grid: Grid, moments: torch.Tensor) -> torch.Tensor:
         exact = weight / grid.step + grid.offset
         floor = exact.floor()
         part = (exact - floor).clamp(0.01, 0.99)

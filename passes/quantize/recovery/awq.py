@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.fit import Search, storage
 from graphopt.passes.quantize.placement import WeightSite
@@ -17,6 +16,7 @@ from graphopt.passes.quantize.recovery.equalize import even
 from graphopt.passes.quantize.recovery.fake import fake_quantized
 from graphopt.passes.quantize.recovery.layers import Layer
 from graphopt.passes.quantize.recovery.moments import chunks, has_moments, matrix_of, second_moments
+from graphopt.passes.quantize.recovery.options import check_options
 from graphopt.passes.quantize.recovery.rounding import output_error
 from graphopt.passes.quantize.sites import Granularity, weight_sites
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -61,14 +61,13 @@ class Awq(Pass):
 
     def __post_init__(self) -> None:
         load_target(self.target)
-        for name, good, hint in (
+        check_options(
+            self,
             ("bits", 2 <= self.bits <= 16, "2 to 16"),
             ("block", self.block >= 0, "0 or more"),
             ("steps", self.steps >= 1, "1 or more"),
             ("batches", self.batches >= 0, "0 or more"),
-        ):
-            if not good:
-                raise OptionError(f"{name} is {getattr(self, name)}", where=f"awq{{{name}}}", hint=f"give {hint}")
+        )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         granularity: Granularity = "block" if self.block else self.granularity

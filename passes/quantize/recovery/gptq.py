@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph
+from graphopt.passes.curvature import inverse_factor
+from graphopt.passes.quantize.recovery.options import check_options
 from graphopt.passes.quantize.recovery.rounding import Grid, round_layers
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 
@@ -38,56 +39,50 @@ class Gptq(Pass):
     batches: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.damp <= 1:
-            raise OptionError(f"damp is {self.damp:g}", where="gptq{damp}", hint="give more than 0 and at most 1")
-        if self.batches < 0:
-            raise OptionError(f"batches is {self.batches}", where="gptq{batches}", hint="give 0 or more")
+        check_options(
+            self,
+            ("damp", 0 < self.damp <= 1, "more than 0 and at most 1"),
+            ("batches", self.batches >= 0, "0 or more"),
+        )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         return round_layers(graph, context, self.batches, self._round, self.name)
 
     def _round(self, weight: torch.Tensor, grid: Grid, moments: torch.Tensor) -> torch.Tensor:
-        groups = range(len(weight))
-        return torch.stack([self._round_group(weight[g], _one(grid, g), moments[g]) for g in groups])
+        return compensate(weight, grid, moments, self.damp)
 
-    def _round_group(self, weight: torch.Tensor, grid: Grid, moments: torch.Tensor) -> torch.Tensor:
-        diagonal = moments.diagonal()
-        order = diagonal.argsort(descending=True, stable=True)
-        factor = inverse_factor(moments[order][:, order], self.damp)
-        left = weight[:, order].clone()
-        sorted_grid = Grid(grid.step[:, order], grid.offset[:, order], grid.least, grid.greatest)
-        rounded = torch.empty_like(left)
-        for start in range(0, left.shape[1], _BLOCK):
-            end = min(start + _BLOCK, left.shape[1])
-            errors = torch.empty_like(left[:, start:end])
-            for column in range(start, end):
-                one = slice(column, column + 1)
-                rounded[:, one] = sorted_grid.nearest(left[:, one], one)
-                error = (left[:, column] - rounded[:, column]) / factor[column, column]
-                left[:, column:end] -= error[:, None] * factor[column, column:end]
-                errors[:, column - start] = error
-            left[:, end:] -= errors @ factor[start:end, end:]
-        return rounded[:, order.argsort()]
+
+def compensate(weight: torch.Tensor, grid: Grid, moments: torch.Tensor, damp: float) -> torch.Tensor:
+    """Rounds column by column, having later columns make up for what earlier ones lose: [groups, out, in].
+
+    Args:
+        weight: [groups, out, in], float64.
+        grid: the numbers to round to.
+        moments: of the inputs, [groups, in, in], float64.
+        damp: added to the diagonal of the moments, as a part of its mean.
+    """
+    return torch.stack([_round_group(weight[g], _one(grid, g), moments[g], damp) for g in range(len(weight))])
+
+
+def _round_group(weight: torch.Tensor, grid: Grid, moments: torch.Tensor, damp: float) -> torch.Tensor:
+    diagonal = moments.diagonal()
+    order = diagonal.argsort(descending=True, stable=True)
+    factor = inverse_factor(moments[order][:, order], damp)
+    left = weight[:, order].clone()
+    sorted_grid = Grid(grid.step[:, order], grid.offset[:, order], grid.least, grid.greatest)
+    rounded = torch.empty_like(left)
+    for start in range(0, left.shape[1], _BLOCK):
+        end = min(start + _BLOCK, left.shape[1])
+        errors = torch.empty_like(left[:, start:end])
+        for column in range(start, end):
+            one = slice(column, column + 1)
+            rounded[:, one] = sorted_grid.nearest(left[:, one], one)
+            error = (left[:, column] - rounded[:, column]) / factor[column, column]
+            left[:, column:end] -= error[:, None] * factor[column, column:end]
+            errors[:, column - start] = error
+        left[:, end:] -= errors @ factor[start:end, end:]
+    return rounded[:, order.argsort()]
 
 
 def _one(grid: Grid, group: int) -> Grid:
     return Grid(grid.step[group], grid.offset[group], grid.least, grid.greatest)
-
-
-def inverse_factor(moments: torch.Tensor, damp: float) -> torch.Tensor:
-    """The upper Cholesky factor of the inverse of damped moments: [in, in].
-
-    Args:
-        moments: [in, in], float64, symmetric, not negative.
-        damp: part of the mean of the diagonal that is added to it; doubled until the matrix can be inverted.
-    """
-    mean = float(moments.diagonal().mean()) or 1.0
-    identity = torch.eye(len(moments), dtype=moments.dtype)
-    while True:
-        lower, failed = torch.linalg.cholesky_ex(moments + damp * mean * identity)
-        if not failed:
-            break
-        damp *= 2
-    inverse = torch.cholesky_inverse(lower)
-    upper: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return upper
