@@ -205,22 +205,24 @@ def attention(
     windowed = left_window_size >= 0 or right_window_size >= 0
     fused = outputs <= 3 and not softcap and softmax_precision is None
     plain = fused and attn_mask is None and nonpad_kv_seqlen is None and not windowed and not past
-    scores: list[torch.Tensor] = []
     if plain:
         repeated = q.shape[1] != k.shape[1]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=bool(is_causal), scale=factor, enable_gqa=repeated)
-    else:
-        allowed = _allowed(q, total, past, nonpad_kv_seqlen, bool(is_causal), left_window_size, right_window_size)
-        bias = _bias(attn_mask, allowed, q, total)
-        repeats = q.shape[1] // k.shape[1]
-        keys, values = (t.repeat_interleave(repeats, 1) if repeats > 1 else t for t in (k, v))
-        if fused:
-            y = F.scaled_dot_product_attention(q, keys, values, bias, scale=factor)
-            y = y if bias is None else y.masked_fill(_unseen(bias), 0)
-        else:
-            y, *scores = _explicit(q, keys, values, bias, factor, softcap, softmax_precision, qk_matmul_output_mode)
-    y = y.transpose(1, 2).flatten(2) if merged else y
-    return (y, k, v, *scores)
+        return _merge(y, merged), k, v
+    allowed = _allowed(q, total, past, nonpad_kv_seqlen, bool(is_causal), left_window_size, right_window_size)
+    bias = _bias(attn_mask, allowed, q, total)
+    repeats = q.shape[1] // k.shape[1]
+    keys, values = (t.repeat_interleave(repeats, 1) if repeats > 1 else t for t in (k, v))
+    if fused:
+        y = F.scaled_dot_product_attention(q, keys, values, bias, scale=factor)
+        return _merge(y if bias is None else y.masked_fill(_unseen(bias), 0), merged), k, v
+    y, scores = _explicit(q, keys, values, bias, factor, softcap, softmax_precision, qk_matmul_output_mode)
+    return _merge(y, merged), k, v, scores
+
+
+def _merge(y: torch.Tensor, merged: bool) -> torch.Tensor:
+    """[B, heads, S, E] as the inputs came: [B, S, heads * E] if `merged`."""
+    return y.transpose(1, 2).flatten(2) if merged else y
 
 
 def _unseen(bias: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,21 @@ def _sample(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch
     return result
 
 
+def _positions(
+    moves: torch.Tensor, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns [N, G, kH * kW * oH * oW] that windows look at, moved by `moves` [N, G, kH, kW, 2, oH, oW]."""
+    k_y, k_x, _, o_y, o_x = moves.shape[2:]
+    device = moves.device
+    rows = (torch.arange(o_y, device=device) * strides[0] - pads[0])[:, None]
+    columns = (torch.arange(o_x, device=device) * strides[1] - pads[1])[None, :]
+    inner_rows = (torch.arange(k_y, device=device) * dilations[0])[:, None, None, None]
+    inner_columns = (torch.arange(k_x, device=device) * dilations[1])[:, None, None]
+    at_rows = (moves[:, :, :, :, 0] + rows + inner_rows).flatten(2)
+    at_columns = (moves[:, :, :, :, 1] + columns + inner_columns).flatten(2)
+    return at_rows, at_columns
+
+
 def deform_conv(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -78,26 +93,15 @@ def deform_conv(
         raise UnsupportedOperatorError(
             f"DeformConv over {x.dim() - 2} spatial dimensions cannot be computed with torch"
         )
-    (stride_y, stride_x), (dil_y, dil_x) = list(strides or (1, 1)), list(dilations or (1, 1))
-    pad_y, pad_x = list(pads or (0, 0))[:2]
     n, channels = x.shape[:2]
-    k_y, k_x = w.shape[2:]
-    o_y, o_x = offset.shape[2:]
-    moves = offset.reshape(n, offset_group, k_y, k_x, 2, o_y, o_x)
-    device = x.device
-    rows = (torch.arange(o_y, device=device) * stride_y - pad_y)[:, None]
-    columns = (torch.arange(o_x, device=device) * stride_x - pad_x)[None, :]
-    inner_rows = (torch.arange(k_y, device=device) * dil_y)[:, None, None, None]
-    inner_columns = (torch.arange(k_x, device=device) * dil_x)[:, None, None]
-    at_rows = (moves[:, :, :, :, 0] + rows + inner_rows).flatten(2)
-    at_columns = (moves[:, :, :, :, 1] + columns + inner_columns).flatten(2)
-    grouped = x.reshape(n, offset_group, channels // offset_group, *x.shape[2:])
-    patches = _sample(grouped, at_rows, at_columns)
+    moves = offset.reshape(n, offset_group, *w.shape[2:], 2, *offset.shape[2:])
+    rows, columns = _positions(moves, strides or (1, 1), pads or (0, 0), dilations or (1, 1))
+    patches = _sample(x.reshape(n, offset_group, channels // offset_group, *x.shape[2:]), rows, columns)
     if mask is not None:
         patches = patches * mask.reshape(n, offset_group, 1, -1)
-    patches = patches.reshape(n, group, channels // group * k_y * k_x, o_y * o_x)
-    y = torch.einsum("ngkp,gok->ngop", patches, w.reshape(group, w.shape[0] // group, -1))
-    y = y.reshape(n, w.shape[0], o_y, o_x)
+    weight = w.reshape(group, w.shape[0] // group, -1)
+    patches = patches.reshape(n, group, weight.shape[2], -1)
+    y = torch.einsum("ngkp,gok->ngop", patches, weight).reshape(n, w.shape[0], *offset.shape[2:])
     return y if b is None else y + b.reshape(-1, 1, 1)
 
 

@@ -6,7 +6,7 @@ other places, so results differ by a step of the output here and there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,7 +16,7 @@ from graphopt.ir import dims as D
 from graphopt.ops.infer import broadcast, input_type, normalise_axis
 from graphopt.ops.pool import average_pool, infer_pool
 from graphopt.ops.quant import dequantize, dynamic_quantize, quantize
-from graphopt.ops.record import Operator, attribute, register
+from graphopt.ops.record import Operator, attribute, hands_on, register
 from graphopt.ops.rnn import lstm
 
 DOMAIN = "com.microsoft"
@@ -98,6 +98,7 @@ def _nbits_macs(node: Node) -> D.Dim:
 # -- LSTM
 
 
+@hands_on(lstm, without=("layout",))
 def dynamic_quantize_lstm(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -111,28 +112,19 @@ def dynamic_quantize_lstm(
     w_zero_point: torch.Tensor | None = None,
     r_scale: torch.Tensor | None = None,
     r_zero_point: torch.Tensor | None = None,
-    *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    input_forget: int = 0,
+    **attributes: Any,
 ) -> tuple[torch.Tensor, ...]:
     """com.microsoft DynamicQuantizeLSTM: w [dirs, I, 4*H] and r [dirs, H, 4*H] in integers, x quantized on the way.
 
     Scales are [dirs] or [dirs, 4*H]. The hidden state is not rounded here, which ONNX Runtime does at each step.
+    `attributes` are those of `lstm`.
     """
     if w_scale is None or r_scale is None:
         raise ShapeError("W_scale and R_scale are needed", where="DynamicQuantizeLSTM")
     inputs, scale, zero = dynamic_quantize(x)
     forward, again = _lstm_weight(w, w_scale, w_zero_point), _lstm_weight(r, r_scale, r_zero_point)
-    return lstm(
-        _real(inputs, scale, zero), forward, again, b, sequence_lens, initial_h, initial_c, p,
-        activation_alpha=activation_alpha, activation_beta=activation_beta, activations=activations, clip=clip,
-        direction=direction, hidden_size=hidden_size, input_forget=input_forget,
-    )  # fmt: skip
+    x = _real(inputs, scale, zero)
+    return lstm(x, forward, again, b, sequence_lens, initial_h, initial_c, p, **attributes)
 
 
 def _lstm_weight(stored: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
@@ -197,17 +189,13 @@ def qlinear_global_average_pool(
     return quantize(_real(x, x_scale, x_zero).mean(dims, keepdim=True), y_scale, y_zero)
 
 
+@hands_on(average_pool, without=("dilations",))
 def qlinear_average_pool(
     x: torch.Tensor, x_scale: torch.Tensor, x_zero: torch.Tensor | None, y_scale: torch.Tensor,
-    y_zero: torch.Tensor | None = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0,
-    kernel_shape: tuple[int, ...], pads: tuple[int, ...] = (), strides: tuple[int, ...] = (),
+    y_zero: torch.Tensor | None = None, **attributes: Any,
 ) -> torch.Tensor:  # fmt: skip
-    """com.microsoft QLinearAveragePool, channels first."""
-    y = average_pool(
-        _real(x, x_scale, x_zero), auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad,
-        kernel_shape=kernel_shape, pads=pads, strides=strides,
-    )  # fmt: skip
-    return quantize(y, y_scale, y_zero)
+    """com.microsoft QLinearAveragePool, channels first; `attributes` are those of `average_pool`."""
+    return quantize(average_pool(_real(x, x_scale, x_zero), **attributes), y_scale, y_zero)
 
 
 def qlinear_concat(

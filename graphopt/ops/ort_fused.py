@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from graphopt.ops.conv import conv, conv_macs, infer_conv
 from graphopt.ops.infer import input_type, same_as
 from graphopt.ops.matmul import gemm, gemm_macs, infer_gemm, matmul_shape
 from graphopt.ops.microsoft import DOMAIN
-from graphopt.ops.record import Operator, attribute, register
+from graphopt.ops.record import Operator, attribute, hands_on, register
 
 #: Activations of FusedConv by name, with their parameters.
 ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -28,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+@hands_on(conv)
 def fused_conv(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -36,21 +38,17 @@ def fused_conv(
     *,
     activation: str = "",
     activation_params: Sequence[float] = (),
-    auto_pad: str = "NOTSET",
-    dilations: Sequence[int] = (),
-    group: int = 1,
-    kernel_shape: Sequence[int] = (),
-    pads: Sequence[int] = (),
-    strides: Sequence[int] = (),
+    **attributes: Any,
 ) -> torch.Tensor:
-    """com.microsoft FusedConv: ``activation(Conv(x, w, b) + z)``, z of the shape of the result."""
-    y = conv(
-        x, w, b, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
-        strides=strides,
-    )  # fmt: skip
+    """com.microsoft FusedConv: ``activation(Conv(x, w, b) + z)``, z of the shape of the result.
+
+    `attributes` are those of `conv`.
+    """
+    y = conv(x, w, b, **attributes)
     return ACTIVATIONS[activation](y if z is None else y + z, *activation_params)
 
 
+@hands_on(gemm)
 def fused_gemm(
     a: torch.Tensor,
     b: torch.Tensor,
@@ -60,13 +58,10 @@ def fused_gemm(
     activation_alpha: float | None = None,
     activation_beta: float | None = None,
     activation_gamma: float | None = None,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    transA: int = 0,
-    transB: int = 0,
+    **attributes: Any,
 ) -> torch.Tensor:
-    """com.microsoft FusedGemm: ``activation(Gemm(a, b, c))``."""
-    y = gemm(a, b, c, alpha=alpha, beta=beta, transA=transA, transB=transB)
+    """com.microsoft FusedGemm: ``activation(Gemm(a, b, c))``; `attributes` are those of `gemm`."""
+    y = gemm(a, b, c, **attributes)
     given = [number for number in (activation_alpha, activation_beta, activation_gamma) if number is not None]
     return ACTIVATIONS[activation](y, *given)
 

@@ -5,6 +5,8 @@ They are computed in float64, where every sum of products of bytes is exact, and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from graphopt.ir import Dim, DType, Node, Shape, TensorType, Value, ValueType
@@ -13,7 +15,7 @@ from graphopt.ops.conv import check_bias, check_weight, conv, window_extents
 from graphopt.ops.infer import input_type
 from graphopt.ops.matmul import matmul_shape
 from graphopt.ops.quant import integer_range
-from graphopt.ops.record import Operator, attribute, register
+from graphopt.ops.record import Operator, attribute, hands_on, register
 from graphopt.ops.relation import Relation, labels
 
 
@@ -41,32 +43,19 @@ def _requantize(total: torch.Tensor, factor: torch.Tensor, zero_point: torch.Ten
 # -- convolutions
 
 
+@hands_on(conv)
 def conv_integer(
     x: torch.Tensor,
     w: torch.Tensor,
     x_zero_point: torch.Tensor | None = None,
     w_zero_point: torch.Tensor | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: tuple[int, ...] = (),
-    group: int = 1,
-    kernel_shape: tuple[int, ...] = (),
-    pads: tuple[int, ...] = (),
-    strides: tuple[int, ...] = (),
+    **attributes: Any,
 ) -> torch.Tensor:
     """ONNX ConvInteger: int32 convolution of ``x - x_zero_point`` with ``w - w_zero_point`` (scalar or per channel)."""
-    y = conv(
-        _centred(x, x_zero_point),
-        _centred(w, w_zero_point, w.dim() - 1),
-        auto_pad=auto_pad,
-        dilations=dilations,
-        group=group,
-        pads=pads,
-        strides=strides,
-    )
-    return _to_int32(y)
+    return _to_int32(conv(_centred(x, x_zero_point), _centred(w, w_zero_point, w.dim() - 1), **attributes))
 
 
+@hands_on(conv)
 def qlinear_conv(
     x: torch.Tensor,
     x_scale: torch.Tensor,
@@ -77,17 +66,10 @@ def qlinear_conv(
     y_scale: torch.Tensor,
     y_zero_point: torch.Tensor,
     bias: torch.Tensor | None = None,
-    *,
-    auto_pad: str = "NOTSET",
-    dilations: tuple[int, ...] = (),
-    group: int = 1,
-    kernel_shape: tuple[int, ...] = (),
-    pads: tuple[int, ...] = (),
-    strides: tuple[int, ...] = (),
+    **attributes: Any,
 ) -> torch.Tensor:
     """ONNX QLinearConv: a quantized convolution of quantized x and w; int32 bias [M] of scale ``x_scale * w_scale``."""
-    total = conv_integer(x, w, x_zero_point, w_zero_point, auto_pad=auto_pad, dilations=dilations, group=group,
-                         pads=pads, strides=strides)  # fmt: skip
+    total = conv_integer(x, w, x_zero_point, w_zero_point, **attributes)
     per_channel = (-1, *[1] * (x.dim() - 2))
     if bias is not None:
         total = total + bias.reshape(per_channel)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -137,6 +137,28 @@ class Operator:
 
 #: Keywords of computations that are no attributes.
 _TOLD = frozenset({"outputs", "input_types"})
+
+C = TypeVar("C", bound=Compute)
+
+
+def hands_on(to: Compute, *, without: Collection[str] = ()) -> Callable[[C], C]:
+    """Decorator of a computation whose ``**attributes`` go to another's: it has the other's attributes and defaults.
+
+    Args:
+        to: the other computation.
+        without: attributes of the other that the operator does not have.
+    """
+
+    def decorate(function: C) -> C:
+        own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        left_out = {*without, *_TOLD, *(p.name for p in own)}
+        others = inspect.signature(to).parameters.values()
+        more = [p for p in others if p.kind is p.KEYWORD_ONLY and p.name not in left_out]
+        function.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]  # what inspect reads
+        return function
+
+    return decorate
+
 
 _RECORDS: dict[tuple[str, str], Operator] = {}
 _DOMAINS: dict[str, Callable[[Node], Operator]] = {}
