@@ -34,7 +34,7 @@ def test_own_attributes_win_and_others_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, domain, like, missing",
+    ("name", "domain", "like", "missing"),
     [
         ("FusedConv", "com.microsoft", "Conv", set()),
         ("FusedGemm", "com.microsoft", "Gemm", set()),
@@ -48,7 +48,8 @@ def test_fused_and_quantized_operators_have_the_attributes_of_the_plain_one(
     name: str, domain: str, like: str, missing: set[str]
 ) -> None:
     record, plain = find(name, domain), find(like)
-    assert record is not None and plain is not None
+    assert record is not None
+    assert plain is not None
     assert plain.attributes.keys() - record.attributes.keys() == missing
     shared = plain.attributes.keys() & record.attributes.keys()
     assert {key: record.attributes[key] for key in shared} == {key: plain.attributes[key] for key in shared}
