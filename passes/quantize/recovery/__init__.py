@@ -1,5 +1,6 @@
 """Passes that win back what quantization loses."""
 
+from graphopt.passes.quantize.recovery.absorb_bias import AbsorbBias
 from graphopt.passes.quantize.recovery.adaround import AdaRound
 from graphopt.passes.quantize.recovery.awq import Awq
 from graphopt.passes.quantize.recovery.correct_bias import CorrectBias
@@ -9,4 +10,14 @@ from graphopt.passes.quantize.recovery.limit_drop import LimitDrop
 from graphopt.passes.quantize.recovery.measure_effects import MeasureEffects
 from graphopt.passes.quantize.recovery.mixed import InsertMixedQDQ
 
-__all__ = ["AdaRound", "Awq", "CorrectBias", "Equalize", "Gptq", "InsertMixedQDQ", "LimitDrop", "MeasureEffects"]
+__all__ = [
+    "AbsorbBias",
+    "AdaRound",
+    "Awq",
+    "CorrectBias",
+    "Equalize",
+    "Gptq",
+    "InsertMixedQDQ",
+    "LimitDrop",
+    "MeasureEffects",
+]

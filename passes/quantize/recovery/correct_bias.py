@@ -38,7 +38,7 @@ class CorrectBias(Pass):
             raise OptionError(f"batches is {self.batches}", where="correct-bias{batches}", hint="give 0 or more")
 
     def run(self, graph: Graph, context: Context) -> Changes:
-        sites = {site.result: site for site in map(_site, quantized_layers(graph)) if site is not None}
+        sites = {site.result: site for site in map(bias_site, quantized_layers(graph)) if site is not None}
         if not sites:
             return Changes(False, notes=("no quantized layer has a place for a bias",))
         count = 0
@@ -55,7 +55,7 @@ class CorrectBias(Pass):
 
 
 @dataclass(frozen=True)
-class _Site:
+class BiasSite:
     """Where the bias of a layer is.
 
     Attributes:
@@ -92,10 +92,11 @@ class _Site:
         self.node.set_inputs(inputs)
 
 
-def _site(layer: Layer) -> _Site | None:
+def bias_site(layer: Layer) -> BiasSite | None:
+    """Where a layer has or can have a bias; ``None`` for a MatMul to whose result no vector of channels is added."""
     node = layer.node
     if node.op != "MatMul":
-        return _Site(layer, node, 2, layer.linear.axis)
+        return BiasSite(layer, node, 2, layer.linear.axis)
     users = node.output.users
     if len(users) != 1 or node.output.is_output or users[0].op != "Add" or users[0].domain:
         return None
@@ -103,10 +104,10 @@ def _site(layer: Layer) -> _Site | None:
     added = users[0].operand(index)
     if added.data is None or not added.is_constant or added.data.numel() != layer.linear.channels_out:
         return None
-    return _Site(layer, users[0], index, layer.linear.axis) if added.shape and added.shape[-1] != 1 else None
+    return BiasSite(layer, users[0], index, layer.linear.axis) if added.shape and added.shape[-1] != 1 else None
 
 
-def _errors(graph: Graph, batch: Batch, sites: dict[Value, _Site]) -> dict[Value, torch.Tensor]:
+def _errors(graph: Graph, batch: Batch, sites: dict[Value, BiasSite]) -> dict[Value, torch.Tensor]:
     """Mean errors of each site's channels on a batch, those of the sites before it already taken out."""
     wanted: dict[Value, torch.Tensor] = {}
     found: dict[Value, torch.Tensor] = {}
