@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
-
 from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.ir import Node, Value
 from graphopt.ops import Relation, record_of
@@ -30,7 +28,7 @@ def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
     matrix products alone read and write. channels: the rest.
     """
     derived = _derived(coupling)
-    marks = np.zeros((len(KINDS), coupling.atoms.components), dtype=bool)
+    extents: dict[Kind, set[int]] = {kind: set() for kind in KINDS}
     for node, relation in coupling.extents.relations.items():
         record = record_of(node)
         if record is None or (record.macs is None and record.normalises is None):
@@ -38,14 +36,13 @@ def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
         for label, kind in (*_of_products(node, relation, derived), *_of_normalisation(coupling, node, relation)):
             extent = coupling.extents.of_label(node, label)
             if extent is not None:
-                for factor in coupling.atoms.factors[extent]:
-                    marks[KINDS.index(kind), coupling.atoms.component[factor.atoms]] = True
+                extents[kind].add(extent)
     found: list[Kind] = []
     for group in groups:
-        hits: np.ndarray = np.any(marks[:, group.components], axis=1)
-        kind = next((kind for kind, hit in zip(KINDS, hits, strict=True) if hit), "channels")
+        own = {factor.extent for factor in group.factors}
+        hits = [kind for kind in KINDS if not own.isdisjoint(extents[kind])]
         # A convolution on the way makes channels of what would be the width of matrix products otherwise.
-        found.append("channels" if kind == "ffn" and hits[KINDS.index("channels")] else kind)
+        found.append("channels" if not hits or (hits[0] == "ffn" and "channels" in hits) else hits[0])
     return found
 
 
