@@ -11,7 +11,8 @@ import torch
 from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.calibration import observe
-from graphopt.passes.quantize.observers import MeanSquareError, MinMax, Observer, Percentile
+from graphopt.passes.quantize.divergence import Entropy
+from graphopt.passes.quantize.observers import MeanSquareError, MinMax, MovingAverage, Observer, Percentile
 from graphopt.passes.quantize.pairs import Pair, activation_pairs
 from graphopt.passes.quantize.scales import fixed_parameters, parameters_of_range
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
@@ -26,9 +27,11 @@ class Calibrate(Pass):
     Memory does not grow with the number of samples.
 
     Attributes:
-        method: "mse" takes the range with the least mean square error, "minmax" all values, "percentile" leaves out the
-            rarest at both ends.
+        method: "mse" takes the range with the least mean square error, "entropy" the one that keeps the
+            distribution best (TensorRT's choice), "minmax" all values, "percentile" leaves out the rarest at both ends,
+            "moving-average" averages the ends of batches.
         percent: part of the values that percentile keeps, out of 100.
+        momentum: weight of each new batch in moving-average, between 0 and 1.
         batches: batches to read at most; 0 reads all.
         target: the target that the pairs were inserted for.
     """
@@ -37,8 +40,9 @@ class Calibrate(Pass):
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
 
-    method: Literal["mse", "minmax", "percentile"] = "mse"
+    method: Literal["mse", "entropy", "minmax", "percentile", "moving-average"] = "mse"
     percent: float = 99.99
+    momentum: float = 0.01
     batches: int = 0
     target: str = "ort-cpu"
 
@@ -47,6 +51,10 @@ class Calibrate(Pass):
         if not 50 < self.percent <= 100:
             raise OptionError(
                 f"percent is {self.percent:g}", where="calibrate{percent}", hint="give 50 < percent <= 100"
+            )
+        if not 0 < self.momentum <= 1:
+            raise OptionError(
+                f"momentum is {self.momentum:g}", where="calibrate{momentum}", hint="give 0 < momentum <= 1"
             )
         if self.batches < 0:
             raise OptionError(f"batches is {self.batches}", where="calibrate{batches}", hint="give 0 or more")
@@ -79,9 +87,17 @@ class Calibrate(Pass):
         return Changes(bool(groups), counts={"scales": len(groups)}, notes=(note,))
 
     def _observer(self) -> Observer:
-        if self.method == "percentile":
-            return Percentile(self.percent)
-        return MinMax() if self.method == "minmax" else MeanSquareError()
+        match self.method:
+            case "mse":
+                return MeanSquareError()
+            case "entropy":
+                return Entropy()
+            case "minmax":
+                return MinMax()
+            case "percentile":
+                return Percentile(self.percent)
+            case "moving-average":
+                return MovingAverage(self.momentum)
 
 
 class _Samples:

@@ -47,6 +47,29 @@ class MinMax:
         return torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64)
 
 
+class MovingAverage(MinMax):
+    """The ends of batches, later ones counting more: of the mean of the ends before, each takes the place of a part.
+
+    Args:
+        momentum: the part, as in torch's ``MovingAverageMinMaxObserver``.
+    """
+
+    def __init__(self, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+
+    def see(self, values: torch.Tensor) -> None:
+        if not values.numel():
+            return
+        low, high = (float(end) for end in torch.aminmax(values))
+        self.finite &= math.isfinite(low) and math.isfinite(high)
+        if self.low > self.high:  # nothing was seen before
+            self.low, self.high = low, high
+            return
+        self.low += self.momentum * (low - self.low)
+        self.high += self.momentum * (high - self.high)
+
+
 class Histogram:
     """How often values fall where, and the exact extremes.
 

@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from onnxruntime.quantization.calibrate import HistogramCollector
+from torch.ao.quantization import MovingAverageMinMaxObserver
 
 from graphopt.ir import DType
-from graphopt.passes.quantize.observers import Histogram, MeanSquareError, MinMax, Percentile
+from graphopt.passes.quantize.divergence import Entropy
+from graphopt.passes.quantize.observers import Histogram, MeanSquareError, MinMax, MovingAverage, Percentile
 from graphopt.passes.quantize.scales import parameters_of_range
 from graphopt.targets import Scheme
 
@@ -27,7 +30,9 @@ def fake(x, low, high, scheme):
     return ((x / scale).round() + zero).clamp(least, greatest).sub(zero.double()) * scale
 
 
-@pytest.mark.parametrize("kind", [MinMax, MeanSquareError, lambda: Percentile(99.0)])
+@pytest.mark.parametrize(
+    "kind", [MinMax, MeanSquareError, Entropy, lambda: Percentile(99.0), lambda: MovingAverage(0.1)]
+)
 def test_nothing_seen_or_zeros_seen_is_an_empty_range(kind):
     assert kind().range(U8) == (0, 0)
     assert shown(kind(), torch.zeros(10), torch.zeros(0)).range(U8) == (0, 0)
@@ -59,6 +64,50 @@ def test_the_histogram_is_numpys():
     counts, _ = np.histogram(np.concatenate([nonzero, tiny[tiny != 0]]), observer.edges.numpy())
     assert np.abs(observer.counts.numpy() - counts).sum() <= 2  # values on a border
     assert observer.zeros == int((data == 0).sum()) + int((tiny == 0).sum())
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.3, 1.0])
+def test_moving_average_is_torchs(momentum):
+    batches = [torch.randn(50) * scale for scale in (1.0, 4.0, 0.5, 2.0)]
+    want = MovingAverageMinMaxObserver(averaging_constant=momentum)
+    for batch in batches:
+        want(batch)
+    low, high = shown(MovingAverage(momentum), *batches, torch.zeros(0)).range(U8)
+    assert float(low) == pytest.approx(float(want.min_val), rel=1e-5)
+    assert float(high) == pytest.approx(float(want.max_val), rel=1e-5)
+
+
+def test_moving_average_sees_what_is_not_finite():
+    assert not shown(MovingAverage(0.1), torch.ones(3), torch.tensor([torch.inf])).finite
+
+
+@pytest.mark.parametrize("name", ["normal", "laplace"])
+@pytest.mark.parametrize("scheme", [U8, S8], ids=["u8", "s8"])
+def test_entropy_is_as_good_as_onnxruntimes(name, scheme):
+    """Beside the range that ONNX Runtime finds in the same histogram: the divergence by its formula, and the range."""
+    data = DATA[name]()
+    observer = shown(Entropy(1024), *data.chunk(3))
+    low, high = (float(end) for end in observer.range(scheme))
+    least, greatest = scheme.limits
+    levels = int(greatest - least)
+    histogram = (observer.counts.numpy(), observer.edges.numpy(), np.float64(data.min()), np.float64(data.max()))
+    theirs = HistogramCollector.get_entropy_threshold(None, histogram, levels)
+    reach = round(max(-low, high) / observer.width)
+    want = round(max(-float(theirs[0]), float(theirs[1])) / observer.width)
+    assert observer.divergence(reach, levels, scheme) <= observer.divergence(want, levels, scheme) + 1e-3
+    assert reach == pytest.approx(want, rel=0.2)
+
+
+def test_entropy_leaves_an_outlier_out():
+    low, high = shown(Entropy(), torch.cat([torch.randn(20_000), torch.tensor([50.0])])).range(S8)
+    assert float(low) == pytest.approx(-float(high), rel=0.5)
+    assert 2.5 < float(high) < 15
+
+
+def test_entropy_of_one_side_keeps_that_side():
+    low, high = shown(Entropy(), torch.distributions.Exponential(1.0).sample((20_000,))).range(U8)
+    assert 0 <= float(low) < 0.01
+    assert 3 < float(high) < 15
 
 
 def laplace():
@@ -100,7 +149,9 @@ def test_mse_estimates_the_true_error():
         assert float(observer.errors(low[None], high[None], U8)) == pytest.approx(want, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", [MinMax, MeanSquareError, lambda: Percentile(99.9)])
+@pytest.mark.parametrize(
+    "kind", [MinMax, MeanSquareError, Entropy, lambda: Percentile(99.9), lambda: MovingAverage(0.1)]
+)
 def test_memory_does_not_grow_with_samples(kind):
     def size(observer):
         return sum(v.nelement() if isinstance(v, torch.Tensor) else 1 for v in vars(observer).values())

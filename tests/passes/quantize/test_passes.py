@@ -55,7 +55,7 @@ def test_measure_error_of_an_exact_quantization_is_infinite():
     assert details["tensors"]["x"]["sqnr_db"] == math.inf
 
 
-@pytest.mark.parametrize("method", ["mse", "minmax", "percentile"])
+@pytest.mark.parametrize("method", ["mse", "entropy", "minmax", "percentile", "moving-average"])
 def test_every_method(method):
     graph = graph_of_convs()
     want = run(graph, samples(graph, 1)[0])
