@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -180,20 +181,38 @@ def solve_latency(plan: Plan, latency: Latency, target: float, rounds: int = 10)
             f"latency={target:g} cannot be reached: with every group at its limit {least:.3f} of it is left",
             where="prune-channels", hint=f"{_rounding(plan)}raise max-ratio, lower min-channels, shorten ignore",
         )  # fmt: skip
-    best = (abs(least - target), least, counts)
+    tried = [(least, counts)]
     for _ in range(rounds):
         middle = (low + high) / 2
         counts = plan.counts(middle)
         achieved = latency.of(plan.components(counts))
-        best = min(best, (abs(achieved - target), achieved, counts), key=lambda each: each[0])
-        if best[0] <= TOLERANCE * target / 2:
+        tried.append((achieved, counts))
+        if abs(achieved - target) <= TOLERANCE * target / 2:
             break
         low, high = (middle, high) if achieved > target else (low, middle)
-    why = ""
-    if best[0] > TOLERANCE * target:
-        hint = _rounding(plan).rstrip(", ")
-        why = f"latency {best[1]:.3f} instead of {target:g}: the closest measured" + (f"; {hint}" if hint else "")
-    return Solution(best[2], best[1], why)
+    closest, counts = min(tried, key=lambda each: abs(each[0] - target))
+    why = _why_not(plan, tried, closest, target) if abs(closest - target) > TOLERANCE * target else ""
+    return Solution(counts, closest, why)
+
+
+def _why_not(plan: Plan, tried: Sequence[tuple[float, np.ndarray]], closest: float, target: float) -> str:
+    """Why no selection that was tried comes close: the floor, the steps of the kernels, or the noise of the machine."""
+    start = f"latency {closest:.3f} instead of {target:g}: "
+    sizes = [(part, len(plan.components(counts))) for part, counts in tried]
+    slower, faster = ([each for each in sizes if (each[0] > target) is side] for side in (True, False))
+    if not faster:
+        return start + "that is what is left with every group at its limit"
+    if not slower:
+        return start + "even the smallest selection measured is faster"
+    above = min(slower, key=lambda each: (each[0], -each[1]))
+    below = max(faster, key=lambda each: (each[0], -each[1]))
+    nearest = " and ".join(f"{part:.3f} without {size} components" for part, size in (above, below))
+    cause = "kernels work on blocks of channels, so time falls in steps"
+    by_size = sorted(sizes, key=lambda each: each[1])
+    if any(after[0] > before[0] + TOLERANCE * target for before, after in pairwise(by_size)):
+        cause = "fewer channels are not always faster: kernels work on blocks of them, or the machine is noisy"
+    hint = _rounding(plan).rstrip(", ")
+    return f"{start}the nearest of {len(tried)} measured are {nearest}; {cause}" + (f"; {hint}" if hint else "")
 
 
 def _rounding(plan: Plan) -> str:

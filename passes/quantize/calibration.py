@@ -38,7 +38,7 @@ def observe(
         DataError: a value to observe holds NaN or infinity.
     """
     observers = {root: make() for root in groups}
-    watched: dict[Value, Observer] = {v: observers[root] for root, members in groups.items() for v in members}
+    watched: dict[Value, Observer] = {v: observers[root].member() for root, members in groups.items() for v in members}
     twin, same = _without_pairs(graph)
     shown = {same[value]: value for value in watched if value in same}
 

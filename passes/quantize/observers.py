@@ -21,6 +21,10 @@ class Observer(Protocol):
         """False once NaN or infinity was among the values."""
         ...
 
+    def member(self) -> Observer:
+        """What sees one of the tensors that share the range."""
+        ...
+
     def see(self, values: torch.Tensor) -> None: ...
 
     def range(self, scheme: Scheme) -> Range:
@@ -36,6 +40,9 @@ class MinMax:
         self.high = -math.inf
         self.finite = True
 
+    def member(self) -> Observer:
+        return self
+
     def see(self, values: torch.Tensor) -> None:
         if values.numel():
             low, high = (float(end) for end in torch.aminmax(values))  # NaN, where there is one
@@ -50,6 +57,8 @@ class MinMax:
 class MovingAverage(MinMax):
     """The ends of batches, later ones counting more: of the mean of the ends before, each takes the place of a part.
 
+    Tensors that share the range have averages of their own; the range holds all of them.
+
     Args:
         momentum: the part, as in torch's ``MovingAverageMinMaxObserver``.
     """
@@ -57,6 +66,16 @@ class MovingAverage(MinMax):
     def __init__(self, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
+        self.members: list[MovingAverage] = []
+
+    def member(self) -> Observer:
+        self.members.append(MovingAverage(self.momentum))
+        return self.members[-1]
+
+    def range(self, scheme: Scheme) -> Range:
+        for each in self.members:
+            self.low, self.high = min(self.low, each.low), max(self.high, each.high)
+        return super().range(scheme)
 
     def see(self, values: torch.Tensor) -> None:
         if not values.numel():
@@ -87,6 +106,9 @@ class Histogram:
         self.zeros = 0
         self.width = 0.0
         self.exact = MinMax()
+
+    def member(self) -> Observer:
+        return self
 
     def see(self, values: torch.Tensor) -> None:
         self.exact.see(values)

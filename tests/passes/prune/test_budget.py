@@ -1,5 +1,6 @@
 """Budgets are met, limits are kept, and what is predicted is what comes out."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -176,11 +177,31 @@ def test_a_latency_that_is_not_met_advises_rounding(round_to, advised):
     scores = np.arange(coupling.atoms.components, dtype=float)
     plan = Plan(groups, scores, scores, "uniform", Limits(round_to))
     solution = solve_latency(plan, SlowOnOddWidths(), 0.8)
-    assert "the closest measured" in solution.why
+    slow, fast = re.search(r"1\.000 without (\d+) components and 0\.600 without (\d+)", solution.why).groups()
+    assert int(slow) < 900 <= int(fast)
     assert ("round-to=8" in solution.why) == advised
     with pytest.raises(PassError, match=r"latency=0\.5 cannot be reached: .* 0\.600 of it is left") as error:
         solve_latency(plan, SlowOnOddWidths(), 0.5)
     assert ("round-to=8" in error.value.hint) == advised
+
+
+@pytest.mark.parametrize(("part_of", "cause"), [
+    (lambda size: 0.7 if size < 500 else 0.3, "time falls in steps"),
+    (lambda size: 0.7 if size < 500 else 0.3 + size / 20_000, "not always faster"),
+    (lambda size: 0.3, "even the smallest selection measured is faster"),
+    (lambda size: 0.505, ""),
+])  # fmt: skip
+def test_the_reason_why_a_latency_is_not_met(part_of, cause):
+    class Measured:
+        def of(self, components):
+            return part_of(len(components))
+
+    coupling = ChannelCoupling(graph_of(8, 2048, 4))
+    groups, _ = eligible(coupling, (), 0.9)
+    scores = np.arange(coupling.atoms.components, dtype=float)
+    solution = solve_latency(Plan(groups, scores, scores, "uniform", Limits(8)), Measured(), 0.5)
+    assert cause in solution.why
+    assert bool(solution.why) == bool(cause)
 
 
 @pytest.mark.parametrize("text", [

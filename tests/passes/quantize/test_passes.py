@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -9,12 +10,16 @@ from torch.utils.data import DataLoader
 from graphopt.backends import to_onnx
 from graphopt.errors import DataError, GraphoptError, OptionError, PassError, PipelineError
 from graphopt.frontends import load
+from graphopt.ir import DType
+from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.measure import MeasureError
+from graphopt.passes.quantize.observers import MovingAverage
 from graphopt.pipeline import Context, optimize, run_pipeline
 from graphopt.runtime import run
 from graphopt.runtime.compare import compare
 from graphopt.runtime.ort import OrtSession, kernel_counts
 from graphopt.runtime.samples import example_inputs
+from graphopt.targets import Scheme
 from tests.onnx_models import info, model, node, tensor
 from tests.passes.quantize.models import Maker, quantize, samples
 
@@ -233,3 +238,14 @@ def test_dynamic_batch():
     report = optimize(graph, "quantize", data)
     assert report.of("calibrate").notes == ("3 scales from 7 samples",)
     assert kernel_counts(to_onnx(graph))["QLinearConv"] == 2
+
+
+def test_moving_averages_of_tensors_that_share_a_scale_are_their_own():
+    x = torch.linspace(-1, 1, 64).reshape(1, 64)
+    m = Maker((1, 64))
+    ten = m.constant(np.float32(10))
+    graph = m.graph(m.op("Concat", f"x {m.op('Mul', f'x {ten}')}", axis=1))
+    members = [graph.inputs[0], next(iter(graph.nodes)).output]
+    found = observe(graph, {members[0]: members}, [(x,)] * 20, lambda: MovingAverage(0.1))
+    low, high = found[members[0]].range(Scheme(DType.INT8, symmetric=True))
+    assert (float(low), float(high)) == pytest.approx((-10, 10))
