@@ -81,9 +81,9 @@ class BiasSite:
     def add(self, graph: Graph, shift: torch.Tensor) -> None:
         """Adds a number to each channel: [C], float64."""
         bias = self.node.input(self.index)
-        scale = float(self.node.attributes.get("beta", 1.0)) or 1.0
+        scale = float(self.node.attributes.get("beta", 1.0))
         old = torch.zeros(()) if bias is None or bias.data is None else bias.data
-        new = (old.detach().double() + shift / scale).float()
+        new = (old.detach().double() + shift / scale).to(self.result.dtype.torch)
         if bias is not None and len(bias.uses) == 1:
             bias.data = new
             return
@@ -95,6 +95,8 @@ class BiasSite:
 def bias_site(layer: Layer) -> BiasSite | None:
     """Where a layer has or can have a bias; ``None`` for a MatMul to whose result no vector of channels is added."""
     node = layer.node
+    if node.attributes.get("beta") == 0:
+        return None
     if node.op != "MatMul":
         return BiasSite(layer, node, 2, layer.linear.axis)
     users = node.output.users

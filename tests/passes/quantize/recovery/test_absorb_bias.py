@@ -131,3 +131,16 @@ def test_data_is_asked_for_where_no_statistics_are():
 def test_options_are_checked(text):
     with pytest.raises(OptionError, match="absorb-bias"):
         go.optimize(go.capture(network(), images(1)[0]), text, images(1))
+
+
+def test_half_precision_stays_half_precision():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 4)).eval().half()
+    with torch.no_grad():
+        module[0].bias[2] = HIGH
+    data = [(torch.randn(64, 6).half(),) for _ in range(4)]
+    graph = go.capture(module, data[0])
+    want = run(graph, data[0])
+    assert go.optimize(graph, "absorb-bias", data).modified
+    assert {value.dtype for value in graph.constants} == {go.ir.DType.FLOAT16}
+    assert compare(run(graph, data[0]), want).sqnr > 30
