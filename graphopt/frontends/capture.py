@@ -255,7 +255,7 @@ def _outputs(program: ExportedProgram, graph: Graph, lowering: Lowering, results
     leaves: list[Leaf] = []
     names = iter(_output_names(program.call_spec.out_spec, {value.name for value in graph.inputs}))
     for spec, item in zip(program.graph_signature.output_specs, results, strict=True):
-        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+        if spec.kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION"):  # the latter is younger than torch 2.6
             raise CaptureError(
                 f"forward writes the module's own '{spec.target}'",
                 hint="a graph keeps no state between calls: take it as an input and return the new one",

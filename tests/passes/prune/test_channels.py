@@ -161,19 +161,19 @@ def test_pattern_that_matches_nothing():
 
 def test_everything_frozen_names_what_froze_it():
     net = Net(2, 6)
-    hidden = net.add("Softmax", net.linear(net.x, "a", 8), axis=1)
+    hidden = net.add("LogSoftmax", net.linear(net.x, "a", 8), axis=1)
     graph = net.done(net.linear(hidden, "b", 3))
     before = graph.clone()
     with pytest.raises(PassError, match="nothing can be pruned") as caught:
         prune(graph)
-    for words in ("Softmax over this axis (8 components)", "graph input 'x' (6", "graph output 'y0' (3"):
+    for words in ("LogSoftmax over this axis (8 components)", "graph input 'x' (6", "graph output 'y0' (3"):
         assert words in str(caught.value)
     assert difference(graph, before) is None
 
 
 def test_what_stops_more_from_going_is_told_by_reason():
     net = Net(2, 6)
-    value = net.add("Softmax", net.linear(net.linear(net.x, "a", 8), "b", 10), axis=1)
+    value = net.add("Hardmax", net.linear(net.linear(net.x, "a", 8), "b", 10), axis=1)
     for number, op in enumerate(["TopK", "CumSum", "LogSoftmax"]):
         more = net.linear(value, f"c{number}", 8 + number)
         if op == "TopK":
@@ -186,7 +186,7 @@ def test_what_stops_more_from_going_is_told_by_reason():
     graph = net.done(net.linear(value, "d", 3))
     entry = prune(graph, "ratio=0.5").of("prune-channels")
     frozen = entry.details["frozen"]
-    assert frozen["Softmax: Softmax over this axis"] == 10
+    assert frozen["Hardmax: Hardmax over this axis"] == 10
     assert len(frozen) >= 5
     assert entry.notes[-1].startswith("kept whole: ")
     assert entry.notes[-1].endswith(f"{len(frozen) - 4} more reasons")
