@@ -10,7 +10,7 @@ import torch
 
 from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph, Value
-from graphopt.passes.quantize.calibration import observe
+from graphopt.passes.quantize.calibration import in_onnxruntime, in_torch, observe
 from graphopt.passes.quantize.divergence import Entropy
 from graphopt.passes.quantize.observers import MeanSquareError, MinMax, MovingAverage, Observer, Percentile
 from graphopt.passes.quantize.pairs import Pair, activation_pairs
@@ -33,6 +33,7 @@ class Calibrate(Pass):
         percent: part of the values that percentile keeps, out of 100.
         momentum: weight of each new batch in moving-average, between 0 and 1.
         batches: batches to read at most; 0 reads all.
+        runtime: what runs the float graph, "torch" or "onnxruntime".
         target: the target that the pairs were inserted for.
     """
 
@@ -44,6 +45,7 @@ class Calibrate(Pass):
     percent: float = 99.99
     momentum: float = 0.01
     batches: int = 0
+    runtime: Literal["torch", "onnxruntime"] = "torch"
     target: str = "ort-cpu"
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class Calibrate(Pass):
                 del by_scale[scale]
         groups = {scale: [pair.source for pair in members] for scale, members in by_scale.items()}
         samples = _Samples(context, self.batches)
-        observers = observe(graph, groups, samples, self._observer)
+        observers = observe(graph, groups, samples, self._observer, _RUNNERS[self.runtime])
         if not samples.rows:
             raise DataError("no sample has a row", where=self.name, hint="give at least one sample to calibrate on")
         for scale, members in by_scale.items():
@@ -98,6 +100,9 @@ class Calibrate(Pass):
                 return Percentile(self.percent)
             case "moving-average":
                 return MovingAverage(self.momentum)
+
+
+_RUNNERS = {"torch": in_torch, "onnxruntime": in_onnxruntime}
 
 
 class _Samples:

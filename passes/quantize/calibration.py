@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from graphopt.backends import to_onnx
 from graphopt.errors import DataError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantize.observers import Observer
 from graphopt.passes.quantize.pairs import strip
 from graphopt.runtime import run
 from graphopt.runtime.executor import bind_inputs
+from graphopt.runtime.ort import OrtSession
 
 #: Is shown a value and what it holds.
 See = Callable[[Value, torch.Tensor], None]
+
+#: Runs a graph of its own on samples, and shows what the wanted ones of its values hold.
+Runner = Callable[[Graph, Collection[Value], Iterable[Sequence[torch.Tensor]], See], None]
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -25,6 +30,7 @@ def observe(
     groups: Mapping[Value, Sequence[Value]],
     samples: Iterable[Sequence[torch.Tensor]],
     make: Callable[[], Observer],
+    runner: Runner | None = None,
 ) -> dict[Value, Observer]:
     """Runs `graph` on samples, in float, and shows values to observers.
 
@@ -33,6 +39,7 @@ def observe(
         groups: values to observe, by the value that stands for their shared scale.
         samples: inputs of the graph.
         make: makes an observer.
+        runner: what runs the graph, torch by default.
 
     Raises:
         DataError: a value to observe holds NaN or infinity.
@@ -46,12 +53,40 @@ def observe(
         watched[value].see(tensor)
         _check_finite(value, watched[value])
 
-    for inputs in samples:
-        run_float(twin, inputs, lambda value, tensor: see(shown[value], tensor) if value in shown else None)
+    (runner or in_torch)(twin, shown, samples, lambda value, tensor: see(shown[value], tensor))
     for value in watched:
         if value.is_constant and value.data is not None:
             see(value, value.data)
     return observers
+
+
+def in_torch(
+    graph: Graph, wanted: Collection[Value], samples: Iterable[Sequence[torch.Tensor]], see: See
+) -> None:  # fmt: skip
+    """Runs the graph operator by operator in torch."""
+    for inputs in samples:
+        run_float(graph, inputs, lambda value, tensor: see(value, tensor) if value in wanted else None)
+
+
+def in_onnxruntime(
+    graph: Graph, wanted: Collection[Value], samples: Iterable[Sequence[torch.Tensor]], see: See
+) -> None:  # fmt: skip
+    """Runs the graph in ONNX Runtime; what is wanted becomes outputs of it.
+
+    Raises:
+        UnsupportedOperatorError: ONNX Runtime refuses the graph.
+    """
+    computed = [value for value in wanted if value.producer is not None]
+    first = len(graph.outputs)
+    for number, value in enumerate(computed):
+        graph.add_output(value, f"observed.{number}")
+    session = OrtSession(to_onnx(graph))
+    for inputs in samples:
+        for value, tensor in bind_inputs(graph, inputs).items():
+            if value in wanted:
+                see(value, tensor)
+        for value, array in zip(computed, session.run(inputs)[first:], strict=True):
+            see(value, torch.from_numpy(array))
 
 
 def _without_pairs(graph: Graph) -> tuple[Graph, dict[Value, Value]]:

@@ -9,11 +9,13 @@ from torch.utils.data import DataLoader
 
 from graphopt.backends import to_onnx
 from graphopt.errors import DataError, GraphoptError, OptionError, PassError, PipelineError
-from graphopt.frontends import load
+from graphopt.frontends import capture, load
 from graphopt.ir import DType
+from graphopt.models import build
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.measure import MeasureError
 from graphopt.passes.quantize.observers import MovingAverage
+from graphopt.passes.quantize.pairs import activation_pairs
 from graphopt.pipeline import Context, optimize, run_pipeline
 from graphopt.runtime import run
 from graphopt.runtime.compare import compare
@@ -249,3 +251,22 @@ def test_moving_averages_of_tensors_that_share_a_scale_are_their_own():
     found = observe(graph, {members[0]: members}, [(x,)] * 20, lambda: MovingAverage(0.1))
     low, high = found[members[0]].range(Scheme(DType.INT8, symmetric=True))
     assert (float(low), float(high)) == pytest.approx((-10, 10))
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v3", "vit", "lstm_tagger"])
+def test_onnxruntime_measures_what_torch_measures(name):
+    module, inputs = build(name)
+    scales = []
+    for runtime in ("torch", "onnxruntime"):
+        graph = capture(module, inputs)
+        step = f"simplify,fuse,insert-qdq{{everything=true}},calibrate{{runtime={runtime},method=minmax}}"
+        optimize(graph, step, [example_inputs(graph, seed) for seed in range(3)], check=False)
+        scales.append([float(pair.scale.data) for pair in activation_pairs(graph)])
+    assert scales[0]
+    assert scales[1] == pytest.approx(scales[0], rel=1e-3)
+
+
+def test_onnxruntime_refuses_by_an_error_of_ours():
+    graph = graph_of_convs()
+    with pytest.raises(DataError, match="input"):
+        run_pipeline(graph, "insert-qdq,calibrate{runtime=onnxruntime}", Context(graph, [(torch.zeros(1, 3, 2, 2),)]))
