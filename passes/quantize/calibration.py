@@ -60,9 +60,7 @@ def observe(
     return observers
 
 
-def in_torch(
-    graph: Graph, wanted: Collection[Value], samples: Iterable[Sequence[torch.Tensor]], see: See
-) -> None:  # fmt: skip
+def in_torch(graph: Graph, wanted: Collection[Value], samples: Iterable[Sequence[torch.Tensor]], see: See) -> None:
     """Runs the graph operator by operator in torch."""
     for inputs in samples:
         run_float(graph, inputs, lambda value, tensor: see(value, tensor) if value in wanted else None)
@@ -70,7 +68,7 @@ def in_torch(
 
 def in_onnxruntime(
     graph: Graph, wanted: Collection[Value], samples: Iterable[Sequence[torch.Tensor]], see: See
-) -> None:  # fmt: skip
+) -> None:
     """Runs the graph in ONNX Runtime; what is wanted becomes outputs of it.
 
     Raises:

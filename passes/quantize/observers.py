@@ -73,9 +73,10 @@ class MovingAverage(MinMax):
         return self.members[-1]
 
     def range(self, scheme: Scheme) -> Range:
-        for each in self.members:
-            self.low, self.high = min(self.low, each.low), max(self.high, each.high)
-        return super().range(scheme)
+        whole = MinMax()
+        whole.low = min(each.low for each in (self, *self.members))
+        whole.high = max(each.high for each in (self, *self.members))
+        return whole.range(scheme)
 
     def see(self, values: torch.Tensor) -> None:
         if not values.numel():
