@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from graphopt.errors import DataError
+
 
 def inverse_factor(moments: torch.Tensor, damp: float) -> torch.Tensor:
     """The upper Cholesky factor of the inverse of damped moments: [in, in].
@@ -14,7 +16,14 @@ def inverse_factor(moments: torch.Tensor, damp: float) -> torch.Tensor:
     Args:
         moments: [in, in], float64, symmetric, not negative.
         damp: part of the mean of the diagonal that is added to it; doubled until the matrix can be inverted.
+
+    Raises:
+        DataError: the moments hold NaN or infinity.
     """
+    if not bool(torch.isfinite(moments).all()):
+        raise DataError(
+            "what a layer reads holds NaN or infinity", hint="the float network overflows on this data: scale it down"
+        )
     mean = float(moments.diagonal().mean()) or 1.0
     identity = torch.eye(len(moments), dtype=moments.dtype)
     while True:
