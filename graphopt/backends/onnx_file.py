@@ -15,6 +15,7 @@ from graphopt.backends.onnx_model import PROTOBUF_LIMIT, checked_draft, draft_si
 from graphopt.backends.onnx_write import Draft, Weight
 from graphopt.errors import SaveError
 from graphopt.ir import Graph
+from graphopt.ir.expect import expect_path
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import pack
 from graphopt.ops.wire import field_head
@@ -55,7 +56,7 @@ def save(
             file.
         OptionError: the opset cannot be written.
     """
-    path = Path(path)
+    path = expect_path(path, "save", SaveError)
     if path.suffix in _OTHERS:  # which would be read as something else
         raise SaveError(f"'{path}' is the name of {_OTHERS[path.suffix]}", hint="end it in .onnx")
     with paused_gc():
@@ -78,9 +79,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     folder = path.parent
     if not folder.is_dir():
         raise SaveError(f"folder '{folder}' does not exist", hint="create it first")
-    if path.is_dir():
-        raise SaveError(f"'{path}' is a folder", hint="name a file in it")
     try:
+        if path.is_dir():
+            raise SaveError(f"'{path}' is a folder", hint="name a file in it")
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     except OSError as error:
         raise SaveError(f"cannot write to folder '{folder}': {error.strerror or error}") from None

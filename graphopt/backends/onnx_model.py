@@ -124,6 +124,7 @@ def to_graphsurgeon(graph: Graph, opset: int | None = None) -> onnx_graphsurgeon
     """
     import onnx_graphsurgeon
 
+    expect_graph(graph, "to_graphsurgeon")
     _refuse_sparse(graph, "onnx-graphsurgeon")
     return onnx_graphsurgeon.import_onnx(to_onnx(graph, opset))
 
@@ -136,6 +137,7 @@ def to_onnx_ir(graph: Graph, opset: int | None = None) -> onnx_ir.Model:
     """
     import onnx_ir
 
+    expect_graph(graph, "to_onnx_ir")
     _refuse_sparse(graph, "onnx_ir")
     converted: Any = onnx_ir.serde.deserialize_model(to_onnx(graph, opset))
     return converted  # type: ignore[no-any-return]  # onnx_ir may be missing, its types too

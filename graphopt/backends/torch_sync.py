@@ -11,6 +11,7 @@ from graphopt.analysis.shapes import propagate
 from graphopt.backends.torch_plan import Binding, plan
 from graphopt.errors import DataError, ShapeError
 from graphopt.ir import Graph, Value
+from graphopt.ir.expect import expect_graph, expect_module
 
 
 def bindings(graph: Graph) -> Iterator[tuple[str, Binding]]:
@@ -49,7 +50,10 @@ def update_from(graph: Graph, module: nn.Module) -> None:
     Raises:
         DataError: the module lacks a weight of the graph.
         ShapeError: a weight has another shape in the module; the message names it.
+        OptionError: `module` is no module.
     """
+    expect_graph(graph, "update_from")
+    expect_module(module, "update_from")
     have = tensors_of(module)
     updates: list[tuple[Value, torch.Tensor]] = []
     for prefix, binding in bindings(graph):

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from graphopt.backends.torch_sync import bindings, tensors_of
 from graphopt.errors import GraphoptError, PassError
 from graphopt.ir import Graph, Node
+from graphopt.ir.expect import expect_graph, expect_module
 from graphopt.ops import attribute, record_of
 from graphopt.runtime.compare import compare
 from graphopt.runtime.executor import run
@@ -39,6 +40,8 @@ def write_back(graph: Graph, module: nn.Module, *, example: Sequence[torch.Tenso
         GraphoptError: the graph is no longer the module with smaller parameters: some have vanished or are new,
             quantization was inserted, or the module's code does not fit. The module is then as it was.
     """
+    expect_graph(graph, "write_back")
+    expect_module(module, "write_back")
     _require_same_structure(graph, module)
     before = _Snapshot(module)
     try:

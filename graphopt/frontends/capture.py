@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from graphopt.frontends.lowering import Lowering
 from graphopt.frontends.state import State
 from graphopt.frontends.symbols import Symbols, expression, is_open
 from graphopt.ir import Graph, Leaf, Signature, Value
+from graphopt.ir.expect import expect_path, kind_of
 from graphopt.ops.collector import paused_gc
 
 #: `Graph.metadata` key: what the trace assumes about open dimensions (``"n % 2 == 0"``).
@@ -61,7 +61,7 @@ def capture(
         return from_exported(module)
     if isinstance(args, torch.Tensor):
         args = (args,)
-    args, kwargs = tuple(args), dict(kwargs or {})
+    args, kwargs = _arguments(module, args, kwargs)
     examples = examples_of(module, args, kwargs)
     resolve(dynamic, examples, argument_names(module, len(args)))
     graph = _trace(module, args, kwargs, examples)
@@ -76,6 +76,15 @@ def capture(
         module.training,
     )
     return graph
+
+
+def _arguments(module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not isinstance(args, (tuple, list)) or not isinstance(kwargs, (Mapping, type(None))):
+        wrong, good = (args, "(x, y)") if isinstance(kwargs, (Mapping, type(None))) else (kwargs, '{"mask": mask}')
+        raise CaptureError(
+            f"{kind_of(wrong)} is no set of example arguments", where=type(module).__name__, hint=f"write {good}"
+        )
+    return tuple(args), dict(kwargs or {})
 
 
 @paused_gc()
@@ -119,14 +128,17 @@ def _check_program(given: object) -> None:
 
 
 def _load(path: str | os.PathLike[str]) -> ExportedProgram:
-    if not Path(path).is_file():
-        raise CaptureError(f"there is no file '{os.fspath(path)}'")
+    path = expect_path(path, "capture", CaptureError)
+    if path.is_dir():
+        raise CaptureError(f"'{path}' is a folder", hint="name a .pt2 file in it")
+    if not path.exists():
+        raise CaptureError(f"there is no file '{path}'")
     try:
         with quiet():
             return torch.export.load(path)
     except Exception as error:  # a foreign file can fail anywhere in torch's reader
         raise CaptureError(
-            f"'{os.fspath(path)}' holds no exported program: {error}", hint="write it with torch.export.save"
+            f"'{path}' holds no exported program: {error}", hint="write it with torch.export.save"
         ) from error
 
 

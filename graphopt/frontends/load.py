@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -16,6 +17,7 @@ from graphopt.frontends.onnx_embedded import TAKEN_APART, EmbeddedData
 from graphopt.frontends.onnx_external import ExternalData
 from graphopt.frontends.onnx_read import read_model
 from graphopt.ir import Graph
+from graphopt.ir.expect import expect_path, kind_of
 from graphopt.ops.collector import paused_gc
 from graphopt.ops.protos import ReadExternal
 from graphopt.ops.wire import fields
@@ -58,11 +60,11 @@ def load(source: Source, *, folder: str | os.PathLike[str] | None = None, inline
 
 
 def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
-    external = None if folder is None else ExternalData(folder)
+    external = None if folder is None else ExternalData(expect_path(folder, "load(folder)", LoadError))
     if isinstance(source, onnx.ModelProto):
         return source, external
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = expect_path(source, "load", LoadError)
         return _from_file(path, external or ExternalData(path.parent, path))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(source), external)
@@ -76,7 +78,7 @@ def _model(source: Any, folder: str | os.PathLike[str] | None) -> tuple[onnx.Mod
 
         return onnx_ir.serde.serialize_model(source), external or _beside(source)
     raise LoadError(
-        f"cannot load a {type(source).__name__}",
+        f"cannot load {kind_of(source)}",
         hint="give a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model",
     )
 
@@ -90,7 +92,10 @@ def _beside(model: onnx_ir.Model) -> ExternalData | None:
 
 def _from_file(path: Path, external: ReadExternal | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
     try:
-        if path.stat().st_size > TAKEN_APART:
+        found = path.stat()
+        if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):  # /dev/zero never ends; a pipe does
+            raise LoadError(f"{path} is a device, not a file", hint=_NOT_ONNX)
+        if found.st_size > TAKEN_APART:
             return _taken_apart(path, str(path), external)
         data = path.read_bytes()
     except FileNotFoundError:

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from graphopt.errors import LoadError, SaveError
 from graphopt.ir.dense import flat
+from graphopt.ir.expect import expect_graph, expect_path, kind_of
 from graphopt.ir.graph import Graph
 from graphopt.ir.lexer import Lexer
 from graphopt.ir.parser import Parser
@@ -65,6 +66,8 @@ def parse(text: str, weights: Mapping[str, torch.Tensor] | None = None) -> Graph
     Raises:
         LoadError: the text is malformed (with line and column), or names weights that are not there.
     """
+    if not isinstance(text, str):
+        raise LoadError(f"{kind_of(text)} is no text", where="parse", hint="give what str(graph) returns")
     try:
         return Parser(Lexer(text), weights).document()
     except RecursionError:
@@ -77,11 +80,13 @@ def write_text(graph: Graph, path: str | os.PathLike[str]) -> None:
     Raises:
         SaveError: the files cannot be written.
     """
+    expect_graph(graph, "write_text")
+    path = expect_path(path, "write_text", SaveError)
     printer = Printer()
     text = printer.document(graph)
     if printer.elided:
         _atomically(weights_path(path), lambda file: save_file(_storable(printer.elided), file))
-    _atomically(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
+    _atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def read_text(path: str | os.PathLike[str]) -> Graph:
@@ -90,9 +95,10 @@ def read_text(path: str | os.PathLike[str]) -> Graph:
     Raises:
         LoadError: a file cannot be read, or is malformed.
     """
+    path = expect_path(path, "read_text", LoadError)
     side = weights_path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         weights = load_file(side) if side.exists() else None
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise LoadError(f"cannot read the text form: {error}", where=str(path)) from error

@@ -10,6 +10,7 @@ import torch
 
 from graphopt.errors import VerifyError
 from graphopt.ir.diagnose import show, unseen
+from graphopt.ir.expect import expect_graph
 from graphopt.ir.graph import Graph
 from graphopt.ir.literals import SparseTensor, TypedTensor
 from graphopt.ir.node import Node
@@ -30,7 +31,9 @@ def verify(graph: Graph) -> None:
 
     Raises:
         VerifyError: at the first thing that is wrong, with the node or value.
+        OptionError: `graph` is no graph.
     """
+    expect_graph(graph, "verify")
     _Verifier(graph).run()
 
 

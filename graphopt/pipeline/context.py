@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import torch
 
 from graphopt.analysis.shapes import propagate
-from graphopt.errors import DataError
+from graphopt.errors import DataError, OptionError
 from graphopt.ir import Graph
+from graphopt.ir.expect import kind_of
 from graphopt.pipeline.data import Data
 
 A = TypeVar("A")
@@ -44,6 +45,13 @@ class Context:
         progress: Progress = no_progress,
         **options: Any,
     ) -> None:
+        if not isinstance(seed, int) or not -(1 << 63) <= seed < 1 << 64:
+            raise OptionError(f"seed is {seed!r}", where="seed", hint="give a whole number of at most 64 bits")
+        if evaluate is not None and not callable(evaluate):
+            raise OptionError(
+                f"evaluate is {kind_of(evaluate)}", where="evaluate",
+                hint="give a function that takes a graph and returns a number, higher is better",
+            )  # fmt: skip
         self.graph = graph
         self.seed = seed
         self.evaluate = evaluate

@@ -12,6 +12,8 @@ import torch
 
 from graphopt.errors import DataError, nearest
 from graphopt.ir import DType, Graph, Value
+from graphopt.ir.expect import expect_path, kind_of
+from graphopt.pipeline.arrays import load_arrays
 
 #: Keys under which a mapping may hold the labels.
 LABEL_KEYS = ("labels", "label", "target", "targets", "y")
@@ -42,7 +44,9 @@ class Data:
         self._required = [value for value in self.inputs if value.data is None]
         self.names = [value.name for value in self._required]
         if isinstance(source, (str, Path)):
-            self._source: Iterable[Any] = list(_read_arrays(Path(source), *self._batch_size(batch_size)))
+            self._source: Iterable[Any] = list(
+                _read_arrays(expect_path(source, "data", DataError), *self._batch_size(batch_size))
+            )
         elif isinstance(source, (Mapping, torch.Tensor, np.ndarray)):
             self._source = [source]
         elif hasattr(source, "__next__"):
@@ -50,7 +54,7 @@ class Data:
         elif hasattr(source, "__iter__") or hasattr(source, "__getitem__"):
             self._source = source
         else:
-            raise DataError(f"{type(source).__name__} is no data", hint="give an iterable of batches, or a file")
+            raise DataError(f"{kind_of(source)} is no data", hint="give an iterable of batches, or a file")
 
     def _batch_size(self, wanted: int) -> tuple[int, bool]:
         """Rows per batch, and whether the graph takes no other number."""
@@ -100,7 +104,7 @@ class Data:
         label_key = next((key for key in LABEL_KEYS if key in raw and key not in by_name), None)
         for name in raw:
             if name not in by_name and name != label_key:
-                hint = nearest(name, by_name) or f"the inputs are: {', '.join(by_name)}"
+                hint = nearest(str(name), by_name) or f"the inputs are: {', '.join(by_name)}"
                 raise DataError(f"array '{name}' names no input of the model", where=where, hint=hint)
         for name in self.names:
             if name not in raw:
@@ -110,6 +114,8 @@ class Data:
 
 def _tensor(item: Any, name: str, where: str) -> torch.Tensor:
     if isinstance(item, torch.Tensor):
+        if item.layout != torch.strided:
+            raise DataError(f"array '{name}' is sparse ({item.layout})", where=where, hint="give tensor.to_dense()")
         return item
     try:
         array = np.asarray(item)
@@ -172,7 +178,7 @@ def _fits(shape: Sequence[int], wanted: Sequence[Any]) -> bool:
 
 def _read_arrays(path: Path, batch_size: int, fixed: bool) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the rows of a file's arrays; where the graph takes one size only, the rest is left out."""
-    arrays = _load_arrays(path)
+    arrays = load_arrays(path)
     lengths = {name: (array.shape[0] if array.ndim else 0) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
@@ -183,23 +189,3 @@ def _read_arrays(path: Path, batch_size: int, fixed: bool) -> Iterator[dict[str,
     whole = rows - rows % batch_size if fixed and rows > batch_size else rows
     for start in range(0, whole, batch_size):
         yield {name: array[start : start + batch_size] for name, array in arrays.items()}
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise DataError(f"no such file: {path}", hint="give an .npz file or a folder of .npy files")
-    try:
-        if path.is_dir():
-            return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in sorted(path.glob("*.npy"))}
-        with path.open("rb") as file:  # numpy would leave it open where it cannot read it
-            archive = np.load(file, allow_pickle=False)
-            if not hasattr(archive, "files"):
-                raise DataError(f"{path} holds a single array", hint="save with numpy.savez(path, input_name=array)")
-            return {name: archive[name] for name in archive.files}
-    except DataError:
-        raise
-    except Exception as error:  # numpy raises whatever zipfile, pickle or the header parser raise
-        raise DataError(
-            f"{path} cannot be read as numpy arrays ({type(error).__name__}: {error})",
-            hint="save it with numpy.savez(path, input_name=array)",
-        ) from error

@@ -22,7 +22,7 @@ from graphopt.errors import (
     nearest,
 )
 from graphopt.ir import Graph
-from graphopt.ir.expect import expect_graph
+from graphopt.ir.expect import expect_graph, kind_of
 from graphopt.pipeline.base import Changes, Pass
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.instruments.base import Instrument
@@ -61,8 +61,9 @@ def resolve(pipeline: str | Sequence[Pass | str]) -> list[Pass | Group]:
 
 
 def _no_pass(given: object) -> PipelineError:
-    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-    return PipelineError(f"{kind} is no pass", where="pipeline", hint="give text such as 'simplify,fuse', or passes")
+    return PipelineError(
+        f"{kind_of(given)} is no pass", where="pipeline", hint="give text such as 'simplify,fuse', or passes"
+    )
 
 
 def _resolve_step(step: Step) -> Pass | Group:

@@ -76,11 +76,13 @@ def register_alias(
 
 
 def _check_free(name: str, cls: type[Pass] | None) -> None:
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise PipelineError(f"'{name}' is no name that a pipeline's text could hold", hint="write it like merge-relu")
-    if cls is not None and not issubclass(cls, Pass):
+    if cls is not None and not (isinstance(cls, type) and issubclass(cls, Pass)):
         raise PipelineError(
-            f"{cls.__qualname__} is no pass", where=name, hint="derive it from go.Pass or go.RewritePass"
+            f"{getattr(cls, '__qualname__', cls)} is no pass",
+            where=name,
+            hint="derive it from go.Pass or go.RewritePass",
         )
     taken = _PASSES.get(name)
     if taken is not None and (

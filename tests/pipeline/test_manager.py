@@ -233,19 +233,19 @@ def test_progress_counts_passes_and_closes():
 # -- what newcomers give
 
 
-@pytest.mark.parametrize(("given", "kind"), [(torch.nn.ReLU(), "ReLU"), ("model.onnx", "str"), (None, "NoneType")])
+@pytest.mark.parametrize(("given", "kind"), [(torch.nn.ReLU(), "a ReLU"), ("model.onnx", "a str"), (None, "None")])
 @pytest.mark.parametrize(
     "function",
     [lambda given: go.optimize(given, "fuse"), go.to_torch, go.to_onnx, lambda given: go.save(given, "x.onnx")],
 )
 def test_what_is_no_graph(given, kind, function):
-    with pytest.raises(OptionError, match=rf"a {kind} is no graph .*go\.capture\(module, args\) or go\.load\(path\)"):
+    with pytest.raises(OptionError, match=rf"{kind} is no graph .*go\.capture\(module, args\) or go\.load\(path\)"):
         function(given)
 
 
 @pytest.mark.parametrize(
     ("pipeline", "kind"),
-    [(None, "a NoneType"), (["fuse", 3], "a int"), ([torch.nn.ReLU()], "a ReLU"), ([Pass], "the class Pass")],
+    [(None, "None"), (["fuse", 3], "an int"), ([torch.nn.ReLU()], "a ReLU"), ([Pass], "the class Pass")],
 )
 def test_what_is_no_pass(pipeline, kind):
     with pytest.raises(PipelineError, match=f"{kind} is no pass"):

@@ -39,8 +39,8 @@ class Equivalence(Instrument):
     def __init__(
         self, tolerance: float = 1e-4, inputs: Sequence[torch.Tensor] | None = None, strict: bool = True
     ) -> None:
-        if not tolerance >= 0:  # nor is NaN
-            raise OptionError(f"tolerance is {tolerance}", where="tolerance", hint="give 0 or more, such as 1e-4")
+        if not isinstance(tolerance, (int, float)) or not tolerance >= 0:  # nor is NaN
+            raise OptionError(f"tolerance is {tolerance!r}", where="tolerance", hint="give 0 or more, such as 1e-4")
         self.tolerance = tolerance
         self.inputs = inputs
         self.strict = strict
