@@ -9,6 +9,8 @@ from graphopt.passes.quantize.recovery.gptq import Gptq
 from graphopt.passes.quantize.recovery.limit_drop import LimitDrop
 from graphopt.passes.quantize.recovery.measure_effects import MeasureEffects
 from graphopt.passes.quantize.recovery.mixed import InsertMixedQDQ
+from graphopt.passes.quantize.recovery.split_channels import SplitChannels
+from graphopt.passes.quantize.recovery.split_outliers import SplitOutliers
 
 __all__ = [
     "AbsorbBias",
@@ -20,4 +22,6 @@ __all__ = [
     "InsertMixedQDQ",
     "LimitDrop",
     "MeasureEffects",
+    "SplitChannels",
+    "SplitOutliers",
 ]

@@ -96,7 +96,7 @@ class _Flood:
     def run(self) -> ChannelGroup | None:
         """The group, or ``None`` when it is blocked."""
         try:
-            self._reach(self.start.node.operand(0), _axis_in(self.start))
+            self._reach(self.start.node.operand(0), axis_in(self.start))
             while self.waiting:
                 value = self.waiting.pop()
                 self._look_back(value, self.visited[value])
@@ -143,7 +143,7 @@ class _Flood:
     def _look_ahead(self, value: Value, dim: int, node: Node, index: int) -> None:
         layer, record = layer_of(node), record_of(node)
         if layer is not None:
-            if index != 0 or dim != _axis_in(layer):
+            if index != 0 or dim != axis_in(layer):
                 raise _Blocked
             self.group.readers.append(layer)
             self.group.multiplied.append(Slot(layer.weight, layer.linear.spread_in))
@@ -194,19 +194,24 @@ def _scaled(node: Node) -> Value:
     return whole
 
 
-def _axis_in(layer: Layer) -> int:
+def axis_in(layer: Layer) -> int:
     """Dimension of the channels in what a layer reads."""
     return 1 if layer.linear.is_convolution else (layer.node.operand(0).rank or 0) - 1
 
 
-def _counterpart(node: Node, value: Value, dim: int, other: Value) -> int:
-    """The dimension of `other` that is tied, as a whole, to dimension `dim` of `value`."""
+def counterpart(node: Node, value: Value, dim: int, other: Value) -> int | None:
+    """The dimension of `other` that is tied, as a whole, to dimension `dim` of `value`, if there is one."""
     record = record_of(node)
     relation = record.relate(node) if record is not None and record.relate is not None else None
     axes = relation.axes.get((value, dim)) if relation is not None else None
     if relation is None or not axes:
+        return None
+    tied = (candidate for (operand, candidate), found in relation.axes.items() if operand is other and found == axes)
+    return next(tied, None)
+
+
+def _counterpart(node: Node, value: Value, dim: int, other: Value) -> int:
+    found = counterpart(node, value, dim, other)
+    if found is None:
         raise _Blocked
-    for (operand, candidate), found in relation.axes.items():
-        if operand is other and found == axes:
-            return candidate
-    raise _Blocked
+    return found
