@@ -17,12 +17,21 @@ from graphopt.rewrite.replace import module_of
 _SMALL = 4096
 
 
-def is_finite(data: torch.Tensor) -> bool:
-    """True when no element is infinite or NaN; in one reading, where ``torch.isfinite`` writes several copies."""
+def keeps_range(data: torch.Tensor, exact: torch.Tensor) -> bool:
+    """True when no element of `data` is infinite or NaN, and not all are too small to be normal numbers.
+
+    In one reading, where ``torch.isfinite`` writes several copies.
+
+    Args:
+        data: floats.
+        exact: what they were rounded from.
+    """
     if not data.numel():
         return True
-    low, high = torch.aminmax(data)
-    return math.isfinite(low) and math.isfinite(high)
+    low, high = (float(end) for end in torch.aminmax(data))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return False
+    return max(-low, high) >= torch.finfo(data.dtype).tiny or not bool(exact.any())
 
 
 class FusePass(RewritePass):
@@ -54,15 +63,15 @@ class FoldingRule(Rule):
         if shared and (old.parameter is not None or (old.data is not None and old.data.nbytes > _SMALL)):
             return m.fail("a weight is shared with another node")
         cast = data.to(old.dtype.torch).contiguous()
-        if not is_finite(cast):
-            return m.fail(f"the folded numbers exceed {old.dtype}")
+        if not keeps_range(cast, data):
+            return m.fail(f"the folded numbers are out of the range of {old.dtype}")
         return op.constant(cast, name=old.name, parameter=old.parameter, dtype=old.dtype)
 
     def new_bias(self, op: Builder, m: Match, weight: Value, data: torch.Tensor) -> Value | Failure:
         """A bias for a layer that had none: a parameter of the module that `weight` belongs to, if it does to one."""
         cast = data.to(weight.dtype.torch).contiguous()
-        if not is_finite(cast):
-            return m.fail(f"the folded numbers exceed {weight.dtype}")
+        if not keeps_range(cast, data):
+            return m.fail(f"the folded numbers are out of the range of {weight.dtype}")
         name = weight.name.removesuffix("weight") + "bias" if weight.name.endswith("weight") else ""
         parameter: Parameter | None = None
         if weight.parameter is not None:

@@ -9,6 +9,7 @@ from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.affine import of_arithmetic, scaling, shifting
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.fuse.linear import Linear, LinearRule, convolution, product
+from graphopt.passes.simplify.conditions import stretches
 from graphopt.pipeline import register
 from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Var
 
@@ -27,6 +28,8 @@ class _Before(LinearRule):
         layer = Linear.of(m)
         if isinstance(layer, Failure):
             return layer
+        if stretches(m["c"], m["x"]):
+            return m.fail("the constant may stretch what the layer reads")
         affine = of_arithmetic(m, m["c"], layer.axis, layer.channels_in)
         return affine if isinstance(affine, Failure) else self.before(op, m, layer, affine)
 
@@ -67,7 +70,10 @@ class LinearShift(_After):
 
 
 class ScaleConv(_Before):
-    """conv(x * c), conv(x / c) is a conv with scaled weights. Contract and conditions: as `ConvScale`."""
+    """conv(x * c), conv(x / c) is a conv with scaled weights. Contract: exact.
+
+    Conditions: as `ConvScale`; and c does not stretch x, whose channels are known.
+    """
 
     def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:
         return convolution(op, scaling(op, x, c), w, b)
@@ -76,7 +82,7 @@ class ScaleConv(_Before):
 class ShiftConv(_Before):
     """conv(x + c), conv(x - c), conv(c - x) is a conv with another bias.
 
-    Contract: exact. Conditions: as `ConvScale`; and the convolution does not pad, and is not transposed.
+    Contract: exact. Conditions: as `ScaleConv`; and the convolution does not pad, and is not transposed.
     """
 
     def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:

@@ -12,6 +12,7 @@ from graphopt.analysis import propagate
 from graphopt.ir import Graph, Node, Origin, Value
 from graphopt.ops import attribute, record_of
 from graphopt.ops.builder import Builder
+from graphopt.passes.fuse.linear import is_add
 from graphopt.pipeline import Changes, Context, Pass, register
 from graphopt.rewrite import replace
 
@@ -152,7 +153,7 @@ def _is_own(value: Value) -> bool:
 def _added(matmul: Node) -> tuple[Value | None, Node]:
     """The bias that is added to a MatMul, and the node that does it."""
     users = matmul.output.users
-    if len(matmul.output.uses) != 1 or not users or users[0].op != "Add" or users[0].graph is not matmul.graph:
+    if len(matmul.output.uses) != 1 or not users or not is_add(users[0]) or users[0].graph is not matmul.graph:
         return None, matmul
     others = [value for value in users[0].inputs if value is not None and value is not matmul.output]
     if len(others) != 1 or not _is_own(others[0]) or others[0].rank != 1:

@@ -30,10 +30,15 @@ def product(op: Patterns, x: Any, w: Var, b: Any, name: str = "linear") -> Patte
     )
 
 
+def is_add(node: Node) -> bool:
+    """True for ONNX's Add, as opposed to another domain's."""
+    return node.op == "Add" and not node.domain
+
+
 def _has_bias(matmul: Node) -> bool:
     """True when all that happens to a product is that a constant per feature is added: it is to be taken with that."""
     shape, users = matmul.output.shape, matmul.output.users
-    if not shape or not isinstance(shape[-1], int) or len(users) != 1 or users[0].op != "Add":
+    if not shape or not isinstance(shape[-1], int) or len(users) != 1 or not is_add(users[0]):
         return False
     others = [value for value in users[0].inputs if value is not None and value is not matmul.output]
     return any(v.is_constant and channel_vector(v, len(shape), len(shape) - 1, shape[-1]) is not None for v in others)
@@ -42,15 +47,15 @@ def _has_bias(matmul: Node) -> bool:
 def is_linear_output(value: Value) -> bool:
     """True for what comes out of a convolution or product, bias included, whose constant weight is its own."""
     node = value.producer
-    if node is not None and node.op == "Add":
+    if node is not None and is_add(node):
         factors = [each for each in node.inputs if each is not None and not each.is_constant]
         node = factors[0].producer if len(factors) == 1 and len(factors[0].uses) == 1 else None
-        if node is None or node.op != "MatMul" or not _has_bias(node):
+        if node is None or node.op != "MatMul" or node.domain or not _has_bias(node):
             return False
     if node is None or node.domain or node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return False
     weight = node.operand(1)
-    if weight.producer is not None and weight.producer.op == "Transpose":
+    if weight.producer is not None and weight.producer.op == "Transpose" and not weight.producer.domain:
         weight = weight.producer.operand(0)
     return weight.is_constant and len(weight.uses) == 1
 

@@ -9,6 +9,7 @@ import torch
 from graphopt.ir import Node, Value
 from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.constants import FusePass
+from graphopt.passes.simplify.conditions import fits
 from graphopt.pipeline import register
 from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var, is_trainable
 
@@ -24,7 +25,7 @@ class _Merge(Rule):
         if combined.numel() > max(m.data("c").numel(), m.data("d").numel()):
             return "the one constant would be larger than the two"
         made = combined.to(c.dtype.torch)
-        if c.dtype.is_float and not bool((torch.isfinite(made) & ((made == 0) == (combined == 0))).all()):
+        if c.dtype.is_float and not fits(made, combined):
             return f"the combined numbers do not fit {c.dtype}"
         return op.constant(made, name=d.name, dtype=d.dtype)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from graphopt.ir import Node, Value
 from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.fuse.linear import is_linear_output
 from graphopt.passes.fuse.numbers import scalar
-from graphopt.passes.simplify.conditions import stretches
+from graphopt.passes.simplify.conditions import fits, stretches
 from graphopt.pipeline import register
 from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var
 
@@ -43,9 +45,10 @@ class ScaledFactors(Rule):
             return m.fail("it is not scaled by one number on both sides")
         if stretches(m["c"], a) or stretches(m["d"], b):
             return m.fail("broadcasting against the constant may change the shape")
-        combined = op.constant(factors[0] * factors[1], like=a)
-        if not 1e-30 < abs(scalar(combined) or 0) < 1e30:
+        exact = torch.tensor(factors[0] * factors[1], dtype=torch.float64)
+        if not fits(exact.to(a.dtype.torch), exact):
             return m.fail("the combined number does not fit")
+        combined = op.constant(float(exact), like=a)
         if m.has("view"):
             b = op.like(m.node("view"), b)
         return op.MatMul(op.Mul(a, combined), b)

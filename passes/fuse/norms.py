@@ -80,6 +80,8 @@ class RmsOfMeans(Recognition):
         axes, shape = _reduced(x, m["a"]), x.shape or ()
         if epsilon is None or axes is None or axes != list(range(axes[0], len(shape))):
             return m.fail("the mean does not run over the last axes, or epsilon is no number")
+        if not same_shape(x, m.root.output):
+            return m.fail("epsilon stretches x")
         extents = [extent for extent in shape[axes[0] :] if isinstance(extent, int)]
         if len(extents) < len(axes):
             return m.fail("the normalised extents are not known")

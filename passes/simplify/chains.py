@@ -116,15 +116,16 @@ class MergePads(Rule):
         values = [_fill(m.get(name)) for name in "vw"]
         if values[0] is None or values[0] != values[1]:
             return m.fail("they pad with different values")
-        if amounts[0] is None or amounts[1] is None or min(*amounts[0], *amounts[1], 0) < 0:
+        if amounts[0] is None or amounts[1] is None or min([*amounts[0], *amounts[1]], default=0) < 0:
             return m.fail("an amount is negative or not known")
         return op.Pad(m["x"], [i + j for i, j in zip(*amounts, strict=True)], m.get("w") or m.get("v"))
 
 
 def _fill(value: Value | None) -> float | None:
     if value is None:
-        return 0.0
-    return float(value.data) if value.is_constant and isinstance(value.data, torch.Tensor) else None
+        return 0
+    # As it is: a float would not tell large integers apart.
+    return value.data.item() if value.is_constant and isinstance(value.data, torch.Tensor) else None
 
 
 RULES: tuple[type[Rule], ...] = (MergeUnsqueezes, MergeViews, MergeTransposes, MergeCasts, MergePads)

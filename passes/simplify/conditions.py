@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from graphopt.ir import DType, Value
 from graphopt.ir import dims as D
 from graphopt.rewrite import Failure, Match
@@ -33,6 +35,12 @@ def stand_in(m: Match, x: Value, index: int = 0) -> Value | Failure:
     if old.is_output and (x.producer is None or x.graph is not m.graph):
         return m.fail("it hands an input or a constant on as an output")
     return x
+
+
+def fits(made: torch.Tensor, exact: torch.Tensor) -> bool:
+    """True when the floats `made` are what `exact` is, rounded: none overflows, none falls below the normal numbers."""
+    smallest = torch.finfo(made.dtype).tiny
+    return bool((torch.isfinite(made) & ((exact == 0) | (made.abs() >= smallest))).all())
 
 
 _MANTISSA = {DType.FLOAT64: 53, DType.FLOAT32: 24, DType.FLOAT16: 11, DType.BFLOAT16: 8}

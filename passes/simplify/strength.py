@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import torch
 
-from graphopt.ir import Node, Value
+from graphopt.ir import DType, Node, Value
 from graphopt.ops.builder import Builder
-from graphopt.passes.simplify.conditions import same_shape, stand_in, stretches
+from graphopt.passes.simplify.conditions import fits, same_shape, stand_in, stretches
 from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var
+
+# A factor that takes the numbers of networks nowhere near the ends of an exponent of eight bits.
+_MODERATE = 1e6
 
 
 class PowerOfNumber(Rule):
@@ -39,9 +42,9 @@ class DivideByConstant(Rule):
         c, x = m["c"], m["x"]
         if c.parameter is not None or x.is_constant:
             return m.fail("the divisor is a parameter, or all is constant")
-        inverse = (1 / m.data("c").double()).to(c.dtype.torch)
-        tiny = torch.finfo(c.dtype.torch).tiny
-        if not bool((torch.isfinite(inverse) & (inverse.abs() >= tiny)).all()):
+        exact = 1 / m.data("c").double()
+        inverse = exact.to(c.dtype.torch)
+        if not fits(inverse, exact) or not bool(exact.all()):
             return m.fail("the divisor has no inverse")
         return op.Mul(x, op.constant(inverse, name=c.name, dtype=c.dtype))
 
@@ -94,7 +97,9 @@ class MergeReflections(Rule):
 class MergeBranches(Rule):
     """(x + c) + (y + d) is (x + y) + (c + d), and likewise for products.
 
-    Conditions: floats; c and d are one number each, and no parameters; x and y have the shape of the result.
+    Conditions: floats; c and d are one number each, and no parameters; x and y have the shape of the result. Of a
+    product also: no float16, and a product of c and d that is neither large nor small, for x * y must not overflow or
+    vanish where the result does not.
     """
 
     def pattern(self, op: Patterns, x: Var, y: Var, c: Var, d: Var) -> Pattern:
@@ -106,6 +111,8 @@ class MergeBranches(Rule):
         x, y, c, d = m["x"], m["y"], m.data("c").double(), m.data("d").double()
         if c.numel() != 1 or d.numel() != 1 or not same_shape(x, m.root.output) or not same_shape(y, m.root.output):
             return m.fail("the constants are not one number each, or stretch something")
+        if m.root.op == "Mul" and (x.dtype is DType.FLOAT16 or not 1 / _MODERATE <= abs(float(c * d)) <= _MODERATE):
+            return m.fail("the product without its constants may be out of range")
         made = _combined(op, m, c + d if m.root.op == "Add" else c * d)
         return m.fail(made) if isinstance(made, str) else op(m.root.op, op(m.root.op, x, y), made)
 
@@ -118,7 +125,7 @@ def _combined(op: Builder, m: Match, total: torch.Tensor) -> Value | str:
     if total.numel() > max(m.data("c").numel(), m.data("d").numel()):
         return "the one constant would be larger than the two"
     made = total.to(c.dtype.torch)
-    if not bool(torch.isfinite(made).all()) or bool(((made == 0) & (total != 0)).any()):
+    if not fits(made, total):
         return f"the combined numbers do not fit {c.dtype}"
     return op.constant(made, name=c.name, dtype=c.dtype)
 

@@ -4,30 +4,30 @@ import pytest
 
 from graphopt.pipeline import all_passes
 from graphopt.rewrite import RewritePass
-from tests.passes.fuse.cell_cases import CASES as CELLS
-from tests.passes.fuse.conv_cases import CASES as CONVOLUTIONS
-from tests.passes.fuse.recognition_cases import CASES as RECOGNITION
-from tests.passes.fuse.rotary_cases import CASES as ROTARY
-from tests.passes.fuse.rule_cases import CASES as FUSE
+from tests.passes.fuse import (
+    activation_cases,
+    affine_cases,
+    attention_cases,
+    batch_norm_cases,
+    cell_cases,
+    conv_cases,
+    linear_cases,
+    norm_cases,
+    pad_cases,
+    rotary_cases,
+)
 from tests.passes.rule_cases import check, check_instance
-from tests.passes.runtime.rule_cases import CASES as RUNTIME
-from tests.passes.simplify.quantized_cases import CASES as QUANTIZED
-from tests.passes.simplify.rule_cases import CASES as SIMPLIFY
-from tests.passes.simplify.selection_cases import CASES as SELECTIONS
-from tests.passes.substitute.rule_cases import CASES as SUBSTITUTES
+from tests.passes.runtime import rule_cases as runtime_cases
+from tests.passes.simplify import quantized_cases, selection_cases, strength_cases, transpose_cases
+from tests.passes.simplify import rule_cases as simplify_cases
+from tests.passes.substitute import rule_cases as substitute_cases
 
-CASES = [
-    *SIMPLIFY,
-    *SELECTIONS,
-    *FUSE,
-    *CONVOLUTIONS,
-    *RECOGNITION,
-    *ROTARY,
-    *QUANTIZED,
-    *SUBSTITUTES,
-    *RUNTIME,
-    *CELLS,
-]
+TABLES = (
+    simplify_cases, selection_cases, transpose_cases, strength_cases, quantized_cases, batch_norm_cases, affine_cases,
+    pad_cases, linear_cases, conv_cases, activation_cases, norm_cases, attention_cases, rotary_cases, cell_cases,
+    substitute_cases, runtime_cases,
+)  # fmt: skip
+CASES = [case for table in TABLES for case in table.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -366,6 +366,19 @@ def pads(d):
     return d.Pad(d.Pad(d.input("n", 4), [0, 1, 0, 2], d.full(0)), [1, 0, 0, 1])
 
 
+@match(C.MergePads, ort=False)
+def pads_of_a_scalar(d):
+    return d.Pad(
+        d.Pad(d.input(), d.constant(torch.zeros(0, dtype=torch.int64))), d.constant(torch.zeros(0, dtype=torch.int64))
+    )
+
+
+@miss(C.MergePads, reason="different values")
+def pads_with_integers_that_are_one_float(d):
+    x, fills = d.input("n", dtype=DType.INT64), [d.constant((1 << 53) + i) for i in range(2)]
+    return d.Pad(d.Pad(x, [1, 0], fills[0]), [1, 0], fills[1])
+
+
 @miss(C.MergePads, reason="different values")
 def pads_with_different_values(d):
     return d.Pad(d.Pad(d.input("n", 4), [0, 1, 0, 2], d.full(1)), [1, 0, 0, 1])
