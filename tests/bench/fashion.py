@@ -29,6 +29,8 @@ from graphopt.models import efficientnet, mobilenet, resnet, vit
 SIZE, SMALL = 28, 20
 MEAN, DEVIATION = 0.286, 0.353
 BATCH = 128
+TEMPERATURE = 3.0
+"""Of a teacher's labels (Hinton et al., Distilling the Knowledge in a Neural Network, 2015)."""
 
 Images = tuple[torch.Tensor, torch.Tensor]
 """Normalised images [N, 3, 28, 28] and their labels [N]."""
@@ -123,7 +125,7 @@ def augment(x: torch.Tensor, shift: int, generator: torch.Generator) -> torch.Te
 
 def train(
     module: nn.Module, data: Images, recipe: Recipe, seed: int, *, state: Path | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    teacher: nn.Module | None = None, tell: Callable[[str], None] = lambda line: None,
 ) -> None:  # fmt: skip
     """Train in place and leave the module in eval mode.
 
@@ -133,6 +135,7 @@ def train(
         recipe: Epochs, learning rate and so on.
         seed: Of the order of the images and their augmentation.
         state: File that the training goes on from where it exists, and that is written after each epoch.
+        teacher: Gives soft labels, where there is one, that count as much as the true ones.
         tell: Called with a line per epoch.
     """
     x, y = data
@@ -156,7 +159,7 @@ def train(
             batch = F.interpolate(
                 augment(x[chosen, :1], recipe.shift, generator), size, mode="bilinear", antialias=True
             )
-            loss += _step(module, batch, y[chosen], optimizer, recipe.half)
+            loss += _step(module, batch, y[chosen], optimizer, recipe.half, teacher)
             schedule.step()
         tell(f"epoch {epoch + 1}/{recipe.epochs}: loss {loss / steps:.4f}, {time.perf_counter() - started:.0f} s")
         if state is not None:
@@ -165,11 +168,18 @@ def train(
     module.eval()
 
 
-def _step(module: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, half: bool) -> float:
+def _step(
+    module: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, half: bool,
+    teacher: nn.Module | None,
+) -> float:  # fmt: skip
     batch = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        logits = module(batch)
-    loss = F.cross_entropy(logits.float(), y, label_smoothing=0.05)
+        logits = module(batch).float()
+    loss = F.cross_entropy(logits, y, label_smoothing=0.05)
+    if teacher is not None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            soft = (teacher(batch).float() / TEMPERATURE).softmax(1)
+        loss = (loss + TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, soft)) / 2
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
     optimizer.step()

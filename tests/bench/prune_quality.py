@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="*", default=OURS)
     parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
     parser.add_argument("--one-shot", action="store_true", help="leave the iterative schedule out")
+    parser.add_argument("--distil", action="store_true", help="the dense network gives soft labels while tuning")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -120,7 +121,8 @@ def main() -> None:
     for seed in range(options.seeds):
 
         def tune(module: nn.Module, epochs: int, seed: int = seed) -> None:
-            train(module, training, replace(recipe, epochs=epochs), seed)
+            teacher = dense if options.distil else None
+            train(module, training, replace(recipe, epochs=epochs), seed, teacher=teacher)
 
         for target in options.budgets:
             schedules = {name: partial(_once, way, tune, options.tune, seed) for name, way in ways.items()}
