@@ -113,29 +113,40 @@ def _split(x: torch.Tensor, heads: int | None) -> torch.Tensor:
     return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
-def _positions(q: torch.Tensor, past: int, valid: torch.Tensor | None) -> torch.Tensor:
-    """Absolute positions of the queries, [1 or B, 1, S, 1]."""
-    index = torch.arange(q.shape[2], device=q.device).reshape(1, 1, -1, 1)
-    return index + past if valid is None else index + (valid.reshape(-1, 1, 1, 1) - q.shape[2])
+@dataclass(frozen=True)
+class _Sight:
+    """Which keys a query may see by position.
 
+    Attributes:
+        past: number of keys from before the first query.
+        valid: [B], numbers of keys that are there; all when ``None``.
+        left, right: number of keys seen before and behind a query's position; -1 for all.
+    """
 
-def _allowed(
-    q: torch.Tensor, total: int, past: int, valid: torch.Tensor | None, causal: bool, left: int, right: int
-) -> torch.Tensor | None:
-    """Which keys a query may see by position, broadcast to [B, heads, S, total]; ``None`` when all."""
-    keys = torch.arange(total, device=q.device)
-    found = []
-    if causal or left >= 0 or right >= 0:
-        at = _positions(q, past, valid)
-        right = 0 if causal else right
-        found += [keys <= at + right] if right >= 0 else []
-        found += [keys >= at - left] if left >= 0 else []
-    if valid is not None:
-        found.append(keys < valid.reshape(-1, 1, 1, 1))
-    result = None
-    for mask in found:
-        result = mask if result is None else result & mask
-    return result
+    past: int
+    valid: torch.Tensor | None
+    left: int
+    right: int
+
+    def allowed(self, q: torch.Tensor, total: int) -> torch.Tensor | None:
+        """A mask that broadcasts to [B, heads, S, total]; ``None`` when all keys are seen."""
+        keys = torch.arange(total, device=q.device)
+        found = []
+        if self.left >= 0 or self.right >= 0:
+            at = self._positions(q)
+            found += [keys <= at + self.right] if self.right >= 0 else []
+            found += [keys >= at - self.left] if self.left >= 0 else []
+        if self.valid is not None:
+            found.append(keys < self.valid.reshape(-1, 1, 1, 1))
+        result = None
+        for mask in found:
+            result = mask if result is None else result & mask
+        return result
+
+    def _positions(self, q: torch.Tensor) -> torch.Tensor:
+        """Absolute positions of the queries, [1 or B, 1, S, 1]."""
+        index = torch.arange(q.shape[2], device=q.device).reshape(1, 1, -1, 1)
+        return index + self.past if self.valid is None else index + (self.valid.reshape(-1, 1, 1, 1) - q.shape[2])
 
 
 def _bias(mask: torch.Tensor | None, allowed: torch.Tensor | None, q: torch.Tensor, total: int) -> torch.Tensor | None:
@@ -153,25 +164,13 @@ def _bias(mask: torch.Tensor | None, allowed: torch.Tensor | None, q: torch.Tens
 
 
 def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    past_key: torch.Tensor | None = None,
-    past_value: torch.Tensor | None = None,
-    nonpad_kv_seqlen: torch.Tensor | None = None,
-    *,
-    is_causal: int = 0,
-    kv_num_heads: int | None = None,
-    left_window_size: int = -1,
-    q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,
-    right_window_size: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-    softmax_precision: int | None = None,
-    outputs: int = 4,
-) -> tuple[torch.Tensor, ...]:
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    past_key: torch.Tensor | None = None, past_value: torch.Tensor | None = None,
+    nonpad_kv_seqlen: torch.Tensor | None = None, *, is_causal: int = 0, kv_num_heads: int | None = None,
+    left_window_size: int = -1, q_num_heads: int | None = None, qk_matmul_output_mode: int = 0,
+    right_window_size: int = -1, scale: float | None = None, softcap: float = 0.0,
+    softmax_precision: int | None = None, outputs: int = 4,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """ONNX Attention: the result, present key and value and, where wanted, the scores.
 
     torch's scaled_dot_product_attention does the work unless scores, a soft cap or a softmax precision are asked for.
@@ -200,23 +199,12 @@ def attention(
     past = 0 if past_key is None else past_key.shape[2]
     k = k if past_key is None else torch.cat([past_key, k], 2)
     v = v if past_value is None else torch.cat([past_value, v], 2)
-    total = k.shape[2]
+    sight = _Sight(past, nonpad_kv_seqlen, left_window_size, 0 if is_causal else right_window_size)
     factor = 1 / math.sqrt(q.shape[3]) if scale is None else scale
-    windowed = left_window_size >= 0 or right_window_size >= 0
-    fused = outputs <= 3 and not softcap and softmax_precision is None
-    plain = fused and attn_mask is None and nonpad_kv_seqlen is None and not windowed and not past
-    if plain:
-        repeated = q.shape[1] != k.shape[1]
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=bool(is_causal), scale=factor, enable_gqa=repeated)
-        return _merge(y, merged), k, v
-    allowed = _allowed(q, total, past, nonpad_kv_seqlen, bool(is_causal), left_window_size, right_window_size)
-    bias = _bias(attn_mask, allowed, q, total)
-    repeats = q.shape[1] // k.shape[1]
-    keys, values = (t.repeat_interleave(repeats, 1) if repeats > 1 else t for t in (k, v))
-    if fused:
-        y = F.scaled_dot_product_attention(q, keys, values, bias, scale=factor)
-        return _merge(y if bias is None else y.masked_fill(_unseen(bias), 0), merged), k, v
-    y, scores = _explicit(q, keys, values, bias, factor, softcap, softmax_precision, qk_matmul_output_mode)
+    if outputs <= 3 and not softcap and softmax_precision is None:
+        return _merge(_fused(q, k, v, attn_mask, sight, factor), merged), k, v
+    bias = _bias(attn_mask, sight.allowed(q, k.shape[2]), q, k.shape[2])
+    y, scores = _explicit(q, k, v, bias, factor, softcap, softmax_precision, qk_matmul_output_mode)
     return _merge(y, merged), k, v, scores
 
 
@@ -230,11 +218,31 @@ def _unseen(bias: torch.Tensor) -> torch.Tensor:
     return bias.amax(-1, keepdim=True) == -math.inf
 
 
+def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values [B, kv_heads, T, D], each as often as query heads read it: [B, heads, T, D]."""
+    repeats = heads // x.shape[1]
+    return x.repeat_interleave(repeats, 1) if repeats > 1 else x
+
+
+def _fused(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, sight: _Sight, factor: float
+) -> torch.Tensor:
+    """Attention by torch's own kernel."""
+    plain = mask is None and sight.valid is None and not sight.past
+    if plain and sight.left < 0 and sight.right <= 0:
+        causal, grouped = sight.right == 0, q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=factor, enable_gqa=grouped)
+    bias = _bias(mask, sight.allowed(q, k.shape[2]), q, k.shape[2])
+    y = F.scaled_dot_product_attention(q, *(_repeated(x, q.shape[1]) for x in (k, v)), bias, scale=factor)
+    return y if bias is None else y.masked_fill(_unseen(bias), 0)
+
+
 def _explicit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None,
     factor: float, softcap: float, precision: int | None, mode: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attention step by step; also what the fourth output shows in `mode`."""
+    k, v = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
     root = math.sqrt(factor) if factor >= 0 else None
     shown = scores = (q * root) @ (k * root).mT if root is not None else (q * factor) @ k.mT
     if softcap:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 
@@ -21,7 +23,7 @@ from graphopt.ops.cells import (
     run_loop,
 )
 from graphopt.ops.infer import input_type
-from graphopt.ops.record import Operator, attribute, register
+from graphopt.ops.record import Operator, attribute, hands_on, register
 from graphopt.ops.relation import Relation, labels
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -74,62 +76,31 @@ def _check_weights(node: Node, directions: int, hidden: Dim) -> None:
 # -- computation
 
 
-def _recurrent(
+#: torch's kernel, and the order in which it wants the gates.
+_Kernel: TypeAlias = "tuple[Callable[..., Any], Sequence[int]]"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What makes a recurrent network an RNN, a GRU or an LSTM.
+
+    Attributes:
+        op: its name.
+        make_step: the step of a direction, from its weights, its activations and the clip.
+        kernel_for: torch's kernel for activations of these names that are not clipped; ``None`` when none fits.
+    """
+
+    op: str
+    make_step: Callable[..., Step]
+    kernel_for: Callable[[list[str]], _Kernel | None]
+
+
+def _run(
+    network: _Network,
     x: torch.Tensor,
     weights: list[Weights],
     lengths: torch.Tensor | None,
     states: Sequence[torch.Tensor | None],
-    make_step: Callable[[int], Step],
-    fused: tuple[Callable[..., Any], Sequence[int]] | None,
-    direction: str,
-    layout: int,
-) -> tuple[torch.Tensor, ...]:
-    """What RNN, GRU and LSTM share.
-
-    Args:
-        x: as the operator has it.
-        weights: one for each direction.
-        lengths: of the sequences.
-        states: initial states as the operator has them, zero where left out.
-        make_step: the step of a direction.
-        fused: torch's kernel, and the order in which it wants the gates; None when it does not fit.
-        direction: forward, reverse or bidirectional.
-        layout: 1 for batch first.
-    """
-    x = x.transpose(0, 1) if layout else x
-    hidden = weights[0].r.shape[1]
-    zeros = x.new_zeros(len(weights), x.shape[1], hidden)
-    given = tuple(zeros if s is None else s.transpose(0, 1) if layout else s for s in states)
-    if fused is not None and lengths is None and x.numel() and hidden:
-        function, order = fused
-        parameters = [tensor for w in weights for tensor in w.reordered(order)]
-        starts = tuple(s.contiguous() for s in given)
-        y, last = run_fused(function, x, parameters, starts, direction)
-    else:
-        runs = [
-            run_loop(x, w, make_step(i), tuple(s[i] for s in given), lengths, i == 1 or direction == "reverse")
-            for i, w in enumerate(weights)
-        ]
-        y = torch.stack([outputs for outputs, _ in runs], 1)
-        last = tuple(torch.stack(each) for each in zip(*(ends for _, ends in runs), strict=True))
-    if layout:
-        return y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in last)
-    return y, *last
-
-
-def _is_default(op: str, activations: Sequence[str] | None) -> bool:
-    names = [name.lower() for name in activations or ()]
-    default = [name.lower() for name in _DEFAULTS[op]]
-    return not names or names == default * (len(names) // len(default))
-
-
-def rnn(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    r: torch.Tensor,
-    b: torch.Tensor | None = None,
-    sequence_lens: torch.Tensor | None = None,
-    initial_h: torch.Tensor | None = None,
     *,
     activation_alpha: Sequence[float] | None = None,
     activation_beta: Sequence[float] | None = None,
@@ -139,20 +110,57 @@ def rnn(
     hidden_size: int | None = None,
     layout: int = 0,
 ) -> tuple[torch.Tensor, ...]:
+    """What RNN, GRU and LSTM share, attributes included; weights for each direction, states zero where left out."""
+    names = list(activations or _DEFAULTS[network.op] * len(weights))
+    functions, each = activation_functions(names, activation_alpha, activation_beta), len(_DEFAULTS[network.op])
+    x = x.transpose(0, 1) if layout else x
+    hidden = weights[0].r.shape[1]
+    zeros = x.new_zeros(len(weights), x.shape[1], hidden)
+    given = tuple(zeros if s is None else s.transpose(0, 1) if layout else s for s in states)
+    kernel = None if clip or lengths is not None or not x.numel() or not hidden else network.kernel_for(names)
+    if kernel is not None:
+        function, order = kernel
+        parameters = [tensor for w in weights for tensor in w.reordered(order)]
+        y, last = run_fused(function, x, parameters, tuple(s.contiguous() for s in given), direction)
+    else:
+        runs = []
+        for i, w in enumerate(weights):
+            step = network.make_step(w, functions[each * i : each * (i + 1)], clip)
+            runs.append(run_loop(x, w, step, tuple(s[i] for s in given), lengths, i == 1 or direction == "reverse"))
+        y = torch.stack([outputs for outputs, _ in runs], 1)
+        last = tuple(torch.stack(ends) for ends in zip(*(ends for _, ends in runs), strict=True))
+    if layout:
+        return y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in last)
+    return y, *last
+
+
+def _is_default(op: str, names: Sequence[str]) -> bool:
+    lowered, default = [name.lower() for name in names], [name.lower() for name in _DEFAULTS[op]]
+    return lowered == default * (len(lowered) // len(default))
+
+
+def _rnn_kernel(names: list[str]) -> _Kernel | None:
+    first, *others = {name.lower() for name in names}
+    kernel = {"tanh": torch._VF.rnn_tanh, "relu": torch._VF.rnn_relu}.get(first)
+    return None if kernel is None or others else (kernel, (0,))
+
+
+@hands_on(_run)
+def rnn(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    r: torch.Tensor,
+    b: torch.Tensor | None = None,
+    sequence_lens: torch.Tensor | None = None,
+    initial_h: torch.Tensor | None = None,
+    **attributes: Any,
+) -> tuple[torch.Tensor, ...]:
     """ONNX RNN: x [T, B, I], w [dirs, H, I], r [dirs, H, H], b [dirs, 2*H]; outputs, then the last state."""
-    weights = Weights.split(w, r, b)
-    names = list(activations or _DEFAULTS["RNN"] * len(weights))
-    functions = activation_functions(names, activation_alpha, activation_beta)
-    kernel = {"tanh": torch._VF.rnn_tanh, "relu": torch._VF.rnn_relu}.get(names[0].lower())
-    alike = len({name.lower() for name in names}) == 1
-    fused = (kernel, (0,)) if kernel is not None and alike and not clip else None
-
-    def make(i: int) -> Step:
-        return rnn_step(weights[i], functions[i : i + 1], clip)
-
-    return _recurrent(x, weights, sequence_lens, (initial_h,), make, fused, direction, layout)
+    network = _Network("RNN", rnn_step, _rnn_kernel)
+    return _run(network, x, Weights.split(w, r, b), sequence_lens, (initial_h,), **attributes)
 
 
+@hands_on(_run)
 def gru(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -161,28 +169,19 @@ def gru(
     sequence_lens: torch.Tensor | None = None,
     initial_h: torch.Tensor | None = None,
     *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
     linear_before_reset: int = 0,
+    **attributes: Any,
 ) -> tuple[torch.Tensor, ...]:
     """ONNX GRU: x [T, B, I], w [dirs, 3*H, I], r [dirs, 3*H, H], b [dirs, 6*H]; outputs, then the last state."""
-    weights = Weights.split(w, r, b)
-    names = list(activations or _DEFAULTS["GRU"] * len(weights))
-    functions = activation_functions(names, activation_alpha, activation_beta)
-    standard = _is_default("GRU", activations) and not clip and linear_before_reset
-    fused = (torch._VF.gru, (1, 0, 2)) if standard else None
 
-    def make(i: int) -> Step:
-        return gru_step(weights[i], functions[2 * i : 2 * i + 2], clip, bool(linear_before_reset))
+    def kernel_for(names: list[str]) -> _Kernel | None:
+        return (torch._VF.gru, (1, 0, 2)) if linear_before_reset and _is_default("GRU", names) else None
 
-    return _recurrent(x, weights, sequence_lens, (initial_h,), make, fused, direction, layout)
+    network = _Network("GRU", partial(gru_step, linear_before_reset=bool(linear_before_reset)), kernel_for)
+    return _run(network, x, Weights.split(w, r, b), sequence_lens, (initial_h,), **attributes)
 
 
+@hands_on(_run)
 def lstm(
     x: torch.Tensor,
     w: torch.Tensor,
@@ -193,29 +192,20 @@ def lstm(
     initial_c: torch.Tensor | None = None,
     p: torch.Tensor | None = None,
     *,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    activations: Sequence[str] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
     input_forget: int = 0,
-    layout: int = 0,
+    **attributes: Any,
 ) -> tuple[torch.Tensor, ...]:
     """ONNX LSTM: x [T, B, I], w [dirs, 4*H, I], r [dirs, 4*H, H], b [dirs, 8*H], peepholes p [dirs, 3*H].
 
     Returns outputs, last hidden and last cell state.
     """
-    weights = Weights.split(w, r, b, p)
-    names = list(activations or _DEFAULTS["LSTM"] * len(weights))
-    functions = activation_functions(names, activation_alpha, activation_beta)
-    standard = _is_default("LSTM", activations) and not clip and not input_forget and p is None
-    fused = (torch._VF.lstm, (0, 2, 3, 1)) if standard else None
 
-    def make(i: int) -> Step:
-        return lstm_step(weights[i], functions[3 * i : 3 * i + 3], clip, bool(input_forget))
+    def kernel_for(names: list[str]) -> _Kernel | None:
+        standard = _is_default("LSTM", names) and not input_forget and p is None
+        return (torch._VF.lstm, (0, 2, 3, 1)) if standard else None
 
-    return _recurrent(x, weights, sequence_lens, (initial_h, initial_c), make, fused, direction, layout)
+    network = _Network("LSTM", partial(lstm_step, input_forget=bool(input_forget)), kernel_for)
+    return _run(network, x, Weights.split(w, r, b, p), sequence_lens, (initial_h, initial_c), **attributes)
 
 
 # -- relation and cost

@@ -54,6 +54,29 @@ print(json.dumps({{
 """
 
 
+def _store_outside(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, text in {"location": location, "offset": str(offset), "length": str(length)}.items():
+        tensor.external_data.add(key=key, value=text)
+
+
+def _convolution(value: str, weight: str, name: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Reshape", [value, "square"], [f"{name}_s"]),
+        helper.make_node("Conv", [f"{name}_s", weight], [f"{name}_c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Reshape", [f"{name}_c", "row"], [name]),
+    ]
+
+
+def _product(value: str, weight: str, name: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Identity", [value], [f"{name}_i"]),
+        helper.make_node("MatMul", [f"{name}_i", weight], [f"{name}_m"]),
+        helper.make_node("Transpose", [f"{name}_m"], [f"{name}_t"], perm=[1, 0]),
+        helper.make_node("Transpose", [f"{name}_t"], [name], perm=[1, 0]),
+    ]
+
+
 def make(path: Path, gigabytes: float, external: bool = True, width: int = WIDTH) -> int:
     """Writes a chain of matrix products and convolutions, with layers that simplify away; returns its weights' bytes.
 
@@ -76,29 +99,14 @@ def make(path: Path, gigabytes: float, external: bool = True, width: int = WIDTH
             block = rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
             tensor = onnx.TensorProto(name=f"w{len(weights)}", dims=shape, data_type=onnx.TensorProto.FLOAT)
             if external:
-                tensor.data_location = onnx.TensorProto.EXTERNAL
-                entries = {"location": f"{path.name}.data", "offset": str(position), "length": str(block.nbytes)}
-                for key, text in entries.items():
-                    tensor.external_data.add(key=key, value=text)
+                _store_outside(tensor, f"{path.name}.data", position, block.nbytes)
                 block.tofile(data)
             else:
                 tensor.raw_data = block.tobytes()
             position += block.nbytes
             weights.append(tensor)
             name = f"v{len(nodes)}"
-            if convolution:
-                nodes += [
-                    helper.make_node("Reshape", [value, "square"], [f"{name}_s"]),
-                    helper.make_node("Conv", [f"{name}_s", tensor.name], [f"{name}_c"], pads=[1, 1, 1, 1]),
-                    helper.make_node("Reshape", [f"{name}_c", "row"], [name]),
-                ]
-            else:
-                nodes += [
-                    helper.make_node("Identity", [value], [f"{name}_i"]),
-                    helper.make_node("MatMul", [f"{name}_i", tensor.name], [f"{name}_m"]),
-                    helper.make_node("Transpose", [f"{name}_m"], [f"{name}_t"], perm=[1, 0]),
-                    helper.make_node("Transpose", [f"{name}_t"], [name], perm=[1, 0]),
-                ]
+            nodes += (_convolution if convolution else _product)(value, tensor.name, name)
             value = name
     shapes = [
         onnx.numpy_helper.from_array(np.array(dims, dtype=np.int64), name)

@@ -49,27 +49,17 @@ def lstm(
     return _run(c, stack, input, list(hx), params, num_layers, dropout, train, batch_first)
 
 
-@converts("aten.gru.input", "graphopt.gru.default")
-def gru(
-    c: Builder,
-    input: Value,
-    hx: Value,
-    params: Sequence[Value],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Value, ...]:
-    hidden = static(shape_of(hx)[-1])
-    stack = _Stack("GRU", hidden, 2 if bidirectional else 1, has_biases, {"linear_before_reset": 1})
-    return _run(c, stack, input, [hx], params, num_layers, dropout, train, batch_first)
+def _register_of_one_state(name: str, kind: str, **own: Any) -> None:
+    """Registers a layer whose only state is its output.
 
+    Args:
+        name: what torch calls it.
+        kind: ONNX's operator.
+        own: attributes of the operator; a tuple holds what each direction has.
+    """
 
-def _register_rnn(nonlinearity: str) -> None:
-    @converts(f"aten.rnn_{nonlinearity.lower()}.input", f"graphopt.rnn_{nonlinearity.lower()}.default")
-    def rnn(
+    @converts(f"aten.{name}.input", f"graphopt.{name}.default")
+    def layer(
         c: Builder,
         input: Value,
         hx: Value,
@@ -82,13 +72,14 @@ def _register_rnn(nonlinearity: str) -> None:
         batch_first: bool,
     ) -> tuple[Value, ...]:
         directions = 2 if bidirectional else 1
-        activations = {"activations": (nonlinearity,) * directions}
-        stack = _Stack("RNN", static(shape_of(hx)[-1]), directions, has_biases, activations)
+        attributes = {key: value * directions if isinstance(value, tuple) else value for key, value in own.items()}
+        stack = _Stack(kind, static(shape_of(hx)[-1]), directions, has_biases, attributes)
         return _run(c, stack, input, [hx], params, num_layers, dropout, train, batch_first)
 
 
-for _name in ("Tanh", "Relu"):
-    _register_rnn(_name)
+_register_of_one_state("gru", "GRU", linear_before_reset=1)
+_register_of_one_state("rnn_tanh", "RNN", activations=("Tanh",))
+_register_of_one_state("rnn_relu", "RNN", activations=("Relu",))
 
 
 def _run(
