@@ -87,6 +87,7 @@ class DigitsNet(nn.Module):
 
 def data() -> Digits:
     """The 1797 digits in a fixed, stratified 80/20 split. Needs scikit-learn, and no network."""
+    # scikit-learn ships no types.
     from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped, unused-ignore]
 

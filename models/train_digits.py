@@ -47,7 +47,7 @@ def train(epochs: int, seed: int = 0) -> nn.Module:
             logits = module(shift(digits.train_x[chosen], generator))
             loss = F.cross_entropy(logits, digits.train_y[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]  # torch leaves it untyped
             optimizer.step()
             schedule.step()
             total += loss.item()

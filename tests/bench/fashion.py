@@ -143,7 +143,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     for p in module.parameters():
         p.requires_grad_()
-    module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch: memory_format alone is missing
     optimizer: torch.optim.Optimizer
     if recipe.adam:
         optimizer = torch.optim.AdamW(module.parameters(), recipe.lr, weight_decay=recipe.decay)
@@ -181,7 +181,7 @@ def _step(
             soft = (teacher(batch).float() / TEMPERATURE).softmax(1)
         loss = (loss + TEMPERATURE**2 * F.cross_entropy(logits / TEMPERATURE, soft)) / 2
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+    loss.backward()  # type: ignore[no-untyped-call, unused-ignore]  # torch leaves it untyped
     optimizer.step()
     return loss.item()
 

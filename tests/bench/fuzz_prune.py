@@ -57,7 +57,7 @@ def attempt(number: int, seed: int, export: bool) -> tuple[str, str]:
     unique_names(graph)
     original = graph.clone()
     x = torch.randn(2, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(number))
-    step = PruneChannels(**options(rng))  # type: ignore[arg-type]
+    step = PruneChannels(**options(rng))  # type: ignore[arg-type]  # options of many types
     try:
         with graph.transaction():
             changes = step.run(graph, Context(graph, [x]))

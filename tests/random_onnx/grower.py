@@ -181,6 +181,7 @@ class Grower:
     def add_input(self, dtype: DType, shape: Sequence[Any], sample: Callable[[tuple[int, ...]], torch.Tensor]) -> Item:
         """A graph input with sample tensors."""
         value = self.graph.add_input(f"x{self.depth}_{len(self.graph.inputs)}", TensorType.make(dtype, shape))
+        # mypy does not know that a binding leaves no names.
         data = tuple(sample(tuple(D.substitute(d, each) for d in value.shape or ())) for each in BINDINGS)  # type: ignore[misc]
         return self.add_item(value, data)
 

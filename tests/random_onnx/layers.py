@@ -73,7 +73,7 @@ def conv_transpose(g: Grower) -> Made:
     else:
         attributes["output_padding"] = [s - 1 for s in strides]
     w = g.weight(inside, g.rng.randint(1, 2), *kernel)
-    outside = groups * int(w.shape[1])  # type: ignore[index,arg-type]
+    outside = groups * int(w.shape[1])  # type: ignore[index,arg-type]  # weights have whole shapes
     return g.b.ConvTranspose(x.value, w, g.rng.choice([None, g.weight(outside)]), **attributes)
 
 

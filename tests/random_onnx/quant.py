@@ -25,7 +25,7 @@ def quantize_dequantize(g: Grower) -> Made:
     axes = [axis for axis in range(x.rank) if x.fixed(axis)]
     axis = g.rng.choice(axes) if axes and g.chance(0.4) else None
     scale = _steps(g, x, axis)
-    zero = g.b.constant(torch.full(scale.data.shape, _ZERO[kind], dtype=kind))  # type: ignore[union-attr]
+    zero = g.b.constant(torch.full(scale.data.shape, _ZERO[kind], dtype=kind))  # type: ignore[union-attr]  # a constant has data
     if g.chance(0.2) and kind is torch.uint8:
         zero = None
     number = None if axis is None else axis - x.rank if g.chance(0.5) else axis
