@@ -155,12 +155,12 @@ def relate_running(node: Node) -> Relation | None:
 
 
 register(
-    Operator("Softmax", same_as(0), softmax, relate_softmax, inline=True, normalises=_axis),
+    Operator("Softmax", same_as(0), softmax, relate_softmax, inline=True, normalises=_axis, reduces="alternatives"),
     Operator("LogSoftmax", same_as(0), log_softmax, relate_axis, inline=True),
     Operator("Hardmax", same_as(0), hardmax, relate_axis, inline=True),
     Operator("CumSum", same_as(0), _running(torch.cumsum, 0), relate_running),
     Operator("CumProd", same_as(0), _running(torch.cumprod, 1), relate_running),
-    Operator("TopK", infer_top_k, top_k, relate_top_k, normalises=_axis),
+    Operator("TopK", infer_top_k, top_k, relate_top_k, normalises=_axis, reduces="alternatives"),
 )
 
 __all__ = ["hardmax", "log_softmax", "softmax", "top_k"]

@@ -182,7 +182,7 @@ def shrink_split(node: Node, edit: Shrinkage) -> None:
 
 
 register(
-    Operator("Concat", infer_concat, concat, relate_concat, evaluate=evaluate_concat, inline=True),
+    Operator("Concat", infer_concat, concat, relate_concat, evaluate=evaluate_concat, inline=True, joins=True),
     Operator("Split", infer_split, split, relate_split, evaluate=evaluate_split, shrink=shrink_split, moves=True),
 )
 

@@ -84,13 +84,19 @@ def shrink_gather(node: Node, edit: Shrinkage) -> None:
     found = constant_index(node)
     if found is None:
         return
-    axis, index = found
+    renumbered = _renumbered(node, edit, *found)
+    if renumbered is not None:
+        edit.set_constant(node, 1, renumbered)
+
+
+def _renumbered(node: Node, edit: Shrinkage, axis: int, index: list[int]) -> torch.Tensor | None:
+    """What is left of `index`, in the numbers of what is left of dimension `axis`; ``None`` when nothing has gone."""
     kept, left = edit.kept(node.operand(0), axis), edit.kept(node.output, axis)
     if kept is None and left is None:
-        return
+        return None
     wanted = torch.tensor(index) if left is None else torch.tensor(index)[left]
     renumbered = wanted if kept is None else torch.searchsorted(kept, wanted)
-    edit.set_constant(node, 1, renumbered.to(node.operand(1).dtype.torch))
+    return renumbered.to(node.operand(1).dtype.torch)
 
 
 # -- GatherElements
@@ -155,9 +161,23 @@ def infer_gather_nd(node: Node) -> list[ValueType]:
     return [x.with_shape(indices.shape[:-1] + x.shape[depth:])]
 
 
+def constant_rows(node: Node) -> list[int] | None:
+    """Non-negative indices of a GatherND that takes known rows, as a Gather along dimension 0 does."""
+    x, indices = node.operand(0), node.operand(1)
+    wanted, size = static_integers(indices), x.shape[0] if x.shape else None
+    if wanted is None or indices.shape != (len(wanted), 1) or attribute(node, "batch_dims"):
+        return None
+    return [i % size for i in wanted] if isinstance(size, int) and size else None
+
+
 def relate_gather_nd(node: Node) -> Relation:
     relation, x, indices, y = Relation(), node.operand(0), node.operand(1), node.output
     if x.shape is None or indices.shape is None or y.shape is None or not isinstance(indices.shape[-1], int):
+        return relation
+    rows = constant_rows(node)
+    if rows is not None:
+        relation.select((y, 0), (x, 0), rows)
+        tie_dims(relation, x, y, ((dim, dim) for dim in range(1, len(x.shape))))
         return relation
     batch, lead = attribute(node, "batch_dims"), len(indices.shape) - 1
     depth = batch + indices.shape[-1]
@@ -167,12 +187,18 @@ def relate_gather_nd(node: Node) -> Relation:
         *((x, d) for d in range(batch, depth)),
         (indices, lead),
     )
-    if depth == batch + 1:
-        relation.positions[indices] = (x, batch)
+    relation.columns[indices] = tuple((x, dim) for dim in range(batch, depth))
     for dim in range(lead):
         tie(relation, f"i{dim}", *([(x, dim)] if dim < batch else []), (indices, dim), (y, dim))
     tie_dims(relation, x, y, ((d, d - depth + lead) for d in range(depth, len(x.shape))))
     return relation
+
+
+def shrink_gather_nd(node: Node, edit: Shrinkage) -> None:
+    rows = constant_rows(node)
+    renumbered = None if rows is None else _renumbered(node, edit, 0, rows)
+    if renumbered is not None:
+        edit.set_constant(node, 1, renumbered[:, None])
 
 
 register(
@@ -186,7 +212,7 @@ register(
         inline=True,
     ),
     Operator("GatherElements", infer_gather_elements, gather_elements, relate_gather_elements, inline=True),
-    Operator("GatherND", infer_gather_nd, gather_nd, relate_gather_nd),
+    Operator("GatherND", infer_gather_nd, gather_nd, relate_gather_nd, shrink=shrink_gather_nd),
 )
 
 __all__ = ["constant_index", "from_front", "gather", "gather_elements", "gather_nd", "tie_elementwise"]

@@ -271,6 +271,12 @@ def lp_norm(x: torch.Tensor, *, axis: int = -1, p: int = 2) -> torch.Tensor:
     return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
 
+def lp_statistics(node: Node) -> tuple[int, ...]:
+    """The dimension whose norm is taken."""
+    x = node.operand(0)
+    return () if x.rank is None else (normalise_axis(attribute(node, "axis"), x.rank, node),)
+
+
 def relate_all(node: Node) -> Relation:
     """Every dimension goes through."""
     return labels(node, "... -> ...")
@@ -309,7 +315,7 @@ register(
     Operator("GroupNormalization", infer_group_norm, group_norm, relate_group_norm, normalises=group_norm_statistics),
     Operator("LayerNormalization", infer_layer_norm, layer_norm, relate_trailing_norm, normalises=trailing_statistics),
     Operator("RMSNormalization", infer_rms_norm, rms_norm, relate_trailing_norm, normalises=trailing_statistics),
-    Operator("LpNormalization", same_as(0), lp_norm, relate_all),
+    Operator("LpNormalization", same_as(0), lp_norm, relate_all, normalises=lp_statistics),
     Operator(
         "MeanVarianceNormalization", same_as(0), mean_variance_norm, relate_all, normalises=mean_variance_statistics
     ),

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -65,8 +65,12 @@ class Operator:
         homogeneous: positive factors, one for each index of a dimension of input 0 that goes through to the output
             alone, come out again: ``f(s * x) = s * f(x)``.
         moves: the outputs hold elements of input 0, each as it was.
-        normalises: name of the attribute-free function of `Node` that tells which dimensions of input 0 are reduced to
-            statistics; pruning such a dimension restricts the normalisation to what is kept.
+        joins: the output holds the elements of all inputs, each as it was, where the relation's selections say.
+        shape_only: nothing of the inputs is read but their shapes.
+        normalises: tells which dimensions of input 0 are reduced to statistics; pruning such a dimension restricts the
+            operator to what is kept.
+        reduces: what these dimensions hold: features (of a normalisation), alternatives (of which TopK takes some, and
+            which Softmax weighs against each other), or terms (of a sum).
     """
 
     name: str
@@ -83,7 +87,10 @@ class Operator:
     random: bool = False
     homogeneous: bool = False
     moves: bool = False
+    joins: bool = False
+    shape_only: bool = False
     normalises: Callable[[Node], tuple[int, ...]] | None = None
+    reduces: Literal["features", "alternatives", "terms"] = "features"
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:

@@ -152,14 +152,14 @@ _KERNELS: dict[str, Compute] = {
     "ReduceLogSumExp": _reduction(_log_sum_exp),
 }
 
-# What a zero does not contribute to: removing an index is the same as zeroing it.
-_CONTRACTIONS = frozenset({"ReduceSum", "ReduceMean"})
+# What a zero does not contribute to: removing an index is the same as zeroing it, but for the count that a mean takes.
+_SUMS = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 
 
 def relate_reduce(node: Node) -> Relation | None:
-    """Kept dimensions go through. A summed dimension is contracted; any other reduced one must stay whole."""
+    """Kept dimensions go through. A summed one is contracted; any other reduced one must stay whole."""
     axes = reduced_axes(node)
-    reason = "" if node.op in _CONTRACTIONS else f"{node.op} over this axis"
+    reason = "" if node.op in _SUMS else f"{node.op} over this axis"
     return None if axes is None else relate_reduced(node, axes, bool(attribute(node, "keepdims")), reason)
 
 
@@ -249,13 +249,19 @@ register(
             compute,
             relate_reduce,
             evaluate=_CONTENTS.get(name),
-            normalises=(lambda node: reduced_axes(node) or ()) if name == "ReduceMean" else None,
+            normalises=(lambda node: reduced_axes(node) or ()) if name in _SUMS else None,
+            reduces="terms" if name in ("ReduceSum", "ReduceL1", "ReduceSumSquare") else "features",
             homogeneous=name in ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"),
         )
         for name, compute in _KERNELS.items()
     ),
-    Operator("ArgMax", infer_index, _extreme_index(torch.argmax), relate_index, inline=True, normalises=_searched),
-    Operator("ArgMin", infer_index, _extreme_index(torch.argmin), relate_index, inline=True, normalises=_searched),
-)
+    *(
+        Operator(
+            name, infer_index, _extreme_index(function), relate_index, inline=True, normalises=_searched,
+            reduces="alternatives",
+        )
+        for name, function in (("ArgMax", torch.argmax), ("ArgMin", torch.argmin))
+    ),
+)  # fmt: skip
 
 __all__ = ["reduced_axes", "reduced_shape", "relate_reduced"]

@@ -58,6 +58,7 @@ class Relation:
         positions: integer operands whose elements are indices of a dimension: an output that says what was chosen
             (TopK), an input by which it is looked up (Gather). What is looked up by a choice that was made in the graph
             may lose indices together with what was chosen from; what is looked up by anything else is frozen.
+        columns: integer operands whose last dimension holds an index of each of these dimensions (GatherND).
         minimum: labels of which at least so many indices stay.
     """
 
@@ -66,6 +67,7 @@ class Relation:
     frozen: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
     positions: dict[Value, DimRef] = field(default_factory=dict)
+    columns: dict[Value, tuple[DimRef, ...]] = field(default_factory=dict)
     minimum: dict[str, int] = field(default_factory=dict)
 
     def tie(self, label: str, size: Dim, *refs: DimRef) -> None:

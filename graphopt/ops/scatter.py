@@ -76,7 +76,10 @@ def relate_scatter_nd(node: Node) -> Relation:
     depth, lead = indices.shape[-1], len(indices.shape) - 1
     if not isinstance(depth, int):
         return relation
-    freeze(relation, "its positions are given by indices", *((v, d) for v in (x, y) for d in range(depth)))
+    for dim in range(depth):
+        tie(relation, f"p{dim}", (x, dim), (y, dim))
+        relation.frozen[f"p{dim}"] = "its positions are given by indices"
+    relation.columns[indices] = tuple((x, dim) for dim in range(depth))
     for dim in range(depth, len(x.shape)):
         tie(relation, f"d{dim}", (x, dim), (updates, dim - depth + lead), (y, dim))
     return relation

@@ -177,8 +177,8 @@ def shrink_range(node: Node, edit: Shrinkage) -> None:
 
 
 register(
-    Operator("Shape", infer_shape, shape, relate_shape, evaluate=evaluate_shape, shrink=shrink_shape),
-    Operator("Size", infer_size, size, relate_size, evaluate=evaluate_size),
+    Operator("Shape", infer_shape, shape, relate_shape, evaluate=evaluate_shape, shrink=shrink_shape, shape_only=True),
+    Operator("Size", infer_size, size, relate_size, evaluate=evaluate_size, shape_only=True),
     Operator("Range", infer_range, range_, relate_range, evaluate=evaluate_range, shrink=shrink_range),
 )
 

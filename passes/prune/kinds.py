@@ -14,8 +14,7 @@ Kind: TypeAlias = Literal["heads", "head-dim", "experts", "groups", "hidden", "e
 #: Strongest first: what a group is when several hold.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: What is restricted to the rest when one goes, and is no normalisation of features.
-_ROUTERS = frozenset({"Softmax", "TopK", "ArgMax", "ArgMin"})
+_REDUCED: dict[str, Kind] = {"alternatives": "experts", "features": "embedding"}
 
 
 def kinds_of(coupling: ChannelCoupling, groups: Sequence[Group]) -> list[Kind]:
@@ -72,9 +71,9 @@ def _of_products(node: Node, relation: Relation, derived: Collection[Value]) -> 
 
 def _of_normalisation(coupling: ChannelCoupling, node: Node, relation: Relation) -> Iterator[tuple[str, Kind]]:
     record = record_of(node)
-    if record is None or record.normalises is None:
+    if record is None or record.normalises is None or record.reduces not in _REDUCED:
         return
-    kind: Kind = "experts" if node.op in _ROUTERS else "embedding"
+    kind = _REDUCED[record.reduces]
     for dim in record.normalises(node):
         for axis in relation.axes.get((node.operand(0), dim), ()):
             yield axis.label, kind

@@ -56,6 +56,7 @@ CASES = {
     "gather-dynamic": ("Gather", [array(5, 6), ints([1, 2], [3, 4])], [], 1, {"axis": 0}),
     "gather-elements": ("GatherElements", [array(3, 4), ints([0, 2, 1, 0], [1, 1, 0, 2])], [], 1, {"axis": 0}),
     "gather-nd": ("GatherND", [array(3, 4, 5), ints([[0], [1]], [[3], [1]], [[2], [2]])], [], 1, {"batch_dims": 1}),
+    "gather-nd-rows": ("GatherND", [array(5, 6), ints([4], [0], [-3], [0])], [1], 1, {}),
     "scatter-elements": ("ScatterElements", [array(3, 4), ints([0, 2, 1, 0], [1, 1, 0, 2]), array(2, 4)], [], 1, {}),
     "scatter-nd": ("ScatterND", [array(3, 4, 5), ints([0], [2]), array(2, 4, 5)], [], 1, {}),
     "tensor-scatter": ("TensorScatter", [array(2, 3, 6, 4), array(2, 3, 2, 4), ints(0, 3)], [], 1, {}),

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from graphopt.analysis.coupling.choices import Sources, handed_on, looked_up
 from graphopt.ir import Graph, Node, TensorType, Value, captured
 from graphopt.ops import Axis, DimRef, Relation, Selection, record_of
 
@@ -118,7 +119,7 @@ class _Collector:
         self.frozen: list[tuple[int, str]] = []
         self.relations: dict[Node, Relation] = {}
         self.minimum: list[tuple[int, int]] = []
-        self.chosen: dict[Value, int] = {}
+        self.chosen: dict[Value, Sources] = {}
         for value in graph.inputs:
             self.freeze_value(value, f"graph input '{value.name}'")
         for node in graph.nodes:
@@ -181,30 +182,37 @@ class _Collector:
     def follow_choices(self, node: Node, relation: Relation) -> set[str]:
         """Carries on what is known of integer values; labels of dimensions that are looked up by a known choice."""
         followed: set[str] = set()
-        record = record_of(node)
         for value in dict.fromkeys(node.inputs):
-            source = None if value is None else self.chosen.get(value)
-            if value is None or source is None:
+            if value is None or value not in self.chosen:
                 continue
-            if value in relation.positions:
-                ref = relation.positions[value]
-                axis = self.axes(ref[0])[ref[1]]
-                if axis >= 0 and self.sizes[axis] == self.sizes[source] and node.inputs.count(value) == 1:
-                    self.same.append((source, axis))
-                    followed.update(each.label for each in relation.axes.get(ref, ()))
-                    continue
-            elif record is not None and record.moves and node.inputs.index(value) == 0 and _are_integers(node.outputs):
-                self.chosen.update((result, source) for result in node.outputs)
-                continue
-            self.freeze_choice(value, f"{node.op}: it computes with the numbers of what was chosen")
+            refs = looked_up(node, relation, value)
+            sources = None if refs else handed_on(node, relation, value, self.chosen)
+            if sources:
+                self.chosen.update((result, sources) for result in node.outputs)
+            elif tied := self.tie_choice(self.chosen[value], refs):
+                followed.update(each.label for ref in tied for each in relation.axes.get(ref, ()))
+            elif sources is None:
+                self.freeze_choice(value, f"{node.op}: it computes with the numbers of what was chosen")
         for value, (whole, dim) in relation.positions.items():
             if value.producer is node and (axis := self.axes(whole)[dim]) >= 0:
-                self.chosen[value] = axis
+                self.chosen[value] = (axis,)
         return followed
 
+    def tie_choice(self, sources: Sources, refs: Sequence[DimRef]) -> list[DimRef]:
+        """Ties what was chosen from to what is looked up by it, and says to what; to nothing if the two do not fit."""
+        if len(sources) == 1:
+            sources *= len(refs)
+        if len(sources) != len(refs):
+            return []
+        known = [(source, ref) for source, ref in zip(sources, refs, strict=True) if source >= 0]
+        pairs = [(source, self.axes(value)[dim]) for source, (value, dim) in known]
+        if any(axis < 0 or self.sizes[axis] != self.sizes[source] for source, axis in pairs):
+            return []
+        self.same += pairs
+        return [ref for _, ref in known]
+
     def freeze_choice(self, value: Value, reason: str) -> None:
-        if value in self.chosen:
-            self.frozen.append((self.chosen[value], reason))
+        self.frozen += [(source, reason) for source in self.chosen.get(value, ()) if source >= 0]
 
     def add_selection(self, node: Node, selection: Selection) -> None:
         part, whole = (self.axes(value)[dim] for value, dim in (selection.part, selection.whole))
@@ -259,10 +267,6 @@ class _Collector:
         for axis, reason in self.frozen:
             extents.freeze(mapping[axis], reason)
         return extents
-
-
-def _are_integers(values: Iterable[Value]) -> bool:
-    return all(isinstance(value.type, TensorType) and value.dtype.is_integer for value in values)
 
 
 def _has_rank(value: Value) -> bool:
