@@ -25,7 +25,7 @@ from graphopt.ir.text import print_graph
 from graphopt.runtime import run
 from graphopt.runtime.compare import difference as distance
 from graphopt.runtime.ort import OrtSession
-from tests.generators import RandomModule
+from tests.random_torch import RandomModule
 from tests.rounding import is_near, spreads
 
 

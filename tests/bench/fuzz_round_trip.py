@@ -19,9 +19,9 @@ from collections import Counter
 import onnx
 
 from graphopt.ir import Graph
-from tests.generators import RandomModule
 from tests.onnx_round_trip import check_model
 from tests.random_onnx import random_model
+from tests.random_torch import RandomModule
 from tests.round_trip import check_module
 
 

@@ -8,9 +8,9 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.generators import RandomModule
 from tests.onnx_round_trip import check_model
 from tests.random_onnx import MAKERS, random_model
+from tests.random_torch import RandomModule
 from tests.round_trip import check_module
 
 SEEDS = st.integers(0, 2**32 - 1)
