@@ -167,6 +167,11 @@ def test_dynamic_quantize(shift):
     check("DynamicQuantizeLinear", [array(3, 40) + np.float32(shift)], 3, symbolic={0: ("n", 40)})
 
 
+def test_dynamic_quantize_where_two_halves_round_up():
+    # 1 / (2 / 255) is 127.5, as the zero point is: both round to 128, and 256 is no byte.
+    check("DynamicQuantizeLinear", [np.array([-1, 0, 1], np.float32)], 3)
+
+
 def test_dynamic_quantize_of_zeros():
     check("DynamicQuantizeLinear", [np.zeros((2, 3), np.float32)], 3)
     assert dynamic_quantize(torch.zeros(3))[0].tolist() == [0, 0, 0]

@@ -12,7 +12,11 @@ from graphopt.ops import torch_notes
 
 @pytest.mark.parametrize(
     "parameter",
-    [Parameter("a.b.weight"), Parameter("x", ("y", "z"), buffer=True, persistent=False, requires_grad=False)],
+    [
+        Parameter("a.b.weight"),
+        Parameter("w", ("v",), places=(0, 3)),
+        Parameter("x", ("y", "z"), buffer=True, persistent=False, requires_grad=False),
+    ],
 )
 def test_a_parameter_comes_back(parameter):
     value = Value.constant(torch.ones(2))
@@ -38,11 +42,18 @@ def test_an_origin_comes_back():
     [
         "{", "[]", json.dumps({"name": 'x"); import os; ("'}), json.dumps({"name": "a\nb"}), json.dumps({"nome": "x"}),
         json.dumps({"name": "a.__class__.b"}), json.dumps({"name": "forward"}), json.dumps({"name": 3}),
+        json.dumps({"name": "w", "aliases": ["v"], "places": [0, 1.5]}),
     ],
 )  # fmt: skip
 def test_damaged_or_hostile_notes_are_refused(text):
     with pytest.raises(LoadError, match=torch_notes.PARAMETER):
         torch_notes.read_value_notes(Value.constant(torch.ones(2)), {torch_notes.PARAMETER: text})
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', '["a", 1]', "3"])
+def test_damaged_origins_are_refused(text):
+    with pytest.raises(LoadError, match=r"not a list of strings|Expecting"):
+        torch_notes.read_node_notes(Node("Relu", name="r"), {torch_notes.SOURCES: text})
 
 
 def test_a_calling_convention_of_other_inputs_is_ignored():

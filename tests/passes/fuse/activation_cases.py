@@ -180,7 +180,9 @@ def almost_hard_sigmoid(d):
 
 @miss(A.HardSigmoidOfClip, reason="one number each")
 def hard_sigmoid_with_vectors(d):
-    return d.Clip(d.Add(d.Mul(d.input("n", 5), d.weight(5)), d.full(0.5)), d.full(0), d.full(1))
+    slopes = d.Add(d.Mul(d.input("n", 5), d.weight(5)), d.full(0.5))
+    offsets = d.Add(d.Mul(d.input("n", 5), d.full(0.2)), d.weight(5))
+    return d.Clip(slopes, d.full(0), d.full(1)), d.Clip(offsets, d.full(0), d.full(1))
 
 
 @match(A.HardSwishOfClip, 4)
