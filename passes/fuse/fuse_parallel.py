@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cmp_to_key, reduce
 
 import torch
 
@@ -77,7 +77,7 @@ class FuseParallel(Pass):
         after = 2 if branches[0].nodes == 1 else 3
         if sum(branch.nodes for branch in branches) <= after:
             return 0
-        branches = sorted(branches, key=lambda branch: branch.node._order)
+        branches = sorted(branches, key=cmp_to_key(lambda a, b: -1 if a.node.is_before(b.node) else 1))
         first, graph = branches[0].node, branches[0].node.graph
         if graph is None:
             return 0
