@@ -10,6 +10,7 @@ from graphopt.passes.quantize.measure import MeasureError
 from graphopt.passes.quantize.nbits import UseMatMulNBits
 from graphopt.passes.quantize.pack import PackWeights
 from graphopt.passes.quantize.recovery import AdaRound, CorrectBias, Equalize, Gptq, LimitDrop
+from graphopt.passes.quantize.recovery.keep_statistics import KeepStatistics
 from graphopt.passes.quantize.weights import InsertWeightQDQ
 from graphopt.pipeline import register_alias
 
@@ -33,6 +34,6 @@ register_alias(
 
 __all__ = [
     "AdaRound", "Calibrate", "CorrectBias", "Dequantize", "Equalize", "Gptq", "InsertQDQ", "InsertWeightQDQ",
-    "LearnScales", "LimitDrop", "MeasureError", "PackWeights", "QOperatorToQDQ", "QuantizeDynamic",
+    "KeepStatistics", "LearnScales", "LimitDrop", "MeasureError", "PackWeights", "QOperatorToQDQ", "QuantizeDynamic",
     "UseMatMulNBits",
 ]  # fmt: skip

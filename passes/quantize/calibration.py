@@ -46,7 +46,7 @@ def observe(
     """
     observers = {root: make() for root in groups}
     watched: dict[Value, Observer] = {v: observers[root].member() for root, members in groups.items() for v in members}
-    twin, same = _without_pairs(graph)
+    twin, same = without_pairs(graph)
     shown = {same[value]: value for value in watched if value in same}
 
     def see(value: Value, tensor: torch.Tensor) -> None:
@@ -87,7 +87,7 @@ def in_onnxruntime(
             see(value, torch.from_numpy(array))
 
 
-def _without_pairs(graph: Graph) -> tuple[Graph, dict[Value, Value]]:
+def without_pairs(graph: Graph) -> tuple[Graph, dict[Value, Value]]:
     """A copy that has fewer nodes to run, and its value for each input and result of the graph."""
     twin = graph.clone()
     same = dict(zip(graph.inputs, twin.inputs, strict=True))

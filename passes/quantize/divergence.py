@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import entropy
+from scipy.special import rel_entr
 
 from graphopt.passes.quantize.observers import Histogram, Range
 from graphopt.targets import Scheme
@@ -62,7 +62,8 @@ class Entropy(Histogram):
         occupied = whole > 0
         shared = np.bincount(step, occupied, levels)
         mean = np.bincount(step, kept, levels) / np.maximum(shared, 1)
-        return float(entropy(_smooth(whole), _smooth(np.where(occupied, mean[step], 0.0))))
+        reference, rest = _smooth(whole), _smooth(np.where(occupied, mean[step], 0.0))
+        return float(rel_entr(reference / reference.sum(), rest / rest.sum()).sum())
 
 
 def _smooth(counts: Counts) -> Counts:

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantize.calibration import run_float
 from graphopt.passes.quantize.recovery.correct_bias import BiasSite, bias_site
 from graphopt.passes.quantize.recovery.layers import Layer, layer_of, layers
+from graphopt.passes.quantize.recovery.options import check_options
+from graphopt.passes.quantize.recovery.statistics import Statistics, move, statistics_of
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 
 
@@ -24,9 +25,9 @@ class AbsorbBias(Pass):
     With mean m and deviation s of a channel before the ReLU, ``c = max(0, m - 3 s)`` leaves its bias, and the weights
     of the readers times c enter theirs (high-bias absorption, Nagel et al. 2019, arXiv:1906.04721, section 4.1.3).
     ``relu(y - c) = relu(y) - c`` holds wherever y >= c, which for normal numbers is 99.865% of them: the result is
-    close, not the same. Where a BatchNormalization is still in front, its shift and scale are m and s; elsewhere they
-    are measured on the run's data. Readers that pad with zeros are left alone, as the zeros would have to become -c.
-    Runs behind `equalize`, before `insert-qdq`.
+    close, not the same. Where a BatchNormalization is still in front, or was when `keep-statistics` ran, its shift and
+    scale are m and s; elsewhere they are measured on the run's data. Readers that pad with zeros are left alone, as the
+    zeros would have to become -c. Runs behind `equalize`, before `insert-qdq`.
 
     Attributes:
         deviations: how many deviations below the mean still count as always.
@@ -40,38 +41,35 @@ class AbsorbBias(Pass):
     batches: int = 8
 
     def __post_init__(self) -> None:
-        if not self.deviations >= 0:
-            raise OptionError(
-                f"deviations is {self.deviations:g}", where="absorb-bias{deviations}", hint="give 0 or more"
-            )
-        if self.batches < 0:
-            raise OptionError(f"batches is {self.batches}", where="absorb-bias{batches}", hint="give 0 or more")
+        check_options(
+            self,
+            ("deviations", self.deviations >= 0, "0 or more"),
+            ("batches", self.batches >= 0, "0 or more"),
+        )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         places = list(_places(graph))
         if not places:
             return Changes(False, notes=("no ReLU stands between a bias and layers that could absorb it",))
-        unknown = [place for place in places if place.norm is None]
+        known = {place.before: found for place in places if (found := statistics_of(place.before)) is not None}
+        unknown = [place for place in places if place.before not in known]
         measurable = context.has_data or len(unknown) == len(places)
-        known = {place.before: _statistics(place.norm) for place in places if place.norm is not None}
         if unknown and measurable:
             known.update(self._measure(graph, unknown, context))
         left = 0 if measurable else len(unknown)
         largest = []
         for place in places:
             if place.before in known:
-                mean, deviation = known[place.before]
-                largest.append(place.absorb(graph, (mean - self.deviations * deviation).clamp(min=0)))
+                found = known[place.before]
+                largest.append(place.absorb(graph, (found.mean - self.deviations * found.deviation).clamp(min=0)))
         changed = sum(shift > 0 for shift in largest)
         notes = [f"biases of {changed} of {len(places)} tensors absorbed, up to {max(largest, default=0.0):.3g}"]
         if left:
             notes.append(f"{left} tensors without statistics were left alone: there is no data")
         return Changes(changed > 0, counts={"tensors": changed}, notes=tuple(notes))
 
-    def _measure(
-        self, graph: Graph, places: Sequence[_Place], context: Context
-    ) -> dict[Value, tuple[torch.Tensor, torch.Tensor]]:
-        """Means and deviations of the channels in front of each ReLU: [C] each, float64."""
+    def _measure(self, graph: Graph, places: Sequence[_Place], context: Context) -> dict[Value, Statistics]:
+        """Means and deviations of the channels in front of each ReLU."""
         axes = {place.before: place.axis for place in places}
         seen: dict[Value, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
@@ -89,7 +87,7 @@ class AbsorbBias(Pass):
             if self.batches and number == self.batches:
                 break
             run_float(graph, batch.inputs, see)
-        return {value: (mean, (spread / count).sqrt()) for value, (count, mean, spread) in seen.items()}
+        return {value: Statistics(mean, (spread / count).sqrt()) for value, (count, mean, spread) in seen.items()}
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,7 @@ class _Place:
             bias.data = (bias.data.detach().double() - shift).to(bias.data.dtype)
         elif self.site is not None:
             self.site.add(graph, -shift)
+        move(self.before, -shift, torch.ones_like(shift))
         for reader in self.readers:
             linear = reader.layer.linear
             reader.add(graph, linear.sum_over_inputs(linear.numbers() * linear.spread_in(shift)))
@@ -151,13 +150,6 @@ def _norm(node: Node) -> Node | None:
     scale, shift = node.operand(1), node.operand(2)
     own = scale.data is not None and shift.is_constant and shift.data is not None and len(shift.uses) == 1
     return node if own else None
-
-
-def _statistics(norm: Node) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of each channel that a BatchNormalization makes: [C] each, float64."""
-    scale, shift = norm.operand(1).data, norm.operand(2).data
-    assert scale is not None and shift is not None, "places have constant parameters"
-    return shift.detach().double(), scale.detach().double().abs()
 
 
 def _reader(user: Node | Graph, index: int, axis: int) -> BiasSite | None:

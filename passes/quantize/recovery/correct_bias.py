@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph, Node, Value
 from graphopt.passes.quantize.calibration import run_float
+from graphopt.passes.quantize.recovery.expectation import expectations, mean_error
 from graphopt.passes.quantize.recovery.layers import Layer, quantized_layers
+from graphopt.passes.quantize.recovery.options import check_options
+from graphopt.passes.quantize.recovery.statistics import forget
 from graphopt.pipeline import Batch, Changes, Context, Contract, Pass, register
 from graphopt.runtime import run
 
@@ -18,29 +20,35 @@ from graphopt.runtime import run
 @register("correct-bias")
 @dataclass(frozen=True)
 class CorrectBias(Pass):
-    """Shift biases so that every channel of a quantized layer has, on the run's data, the mean that it has in float.
+    """Shift biases so that every channel of a quantized layer has the mean that it has in float.
 
-    Layers are corrected in order, each behind the corrected ones before it (empirical bias correction, Nagel et al.
-    2019, arXiv:1906.04721, appendix D). Runs between `calibrate` and `pack-weights`, while biases are float.
+    "empirical" finds the mean errors on the run's data, layers in order, each behind the corrected ones before it
+    (Nagel et al. 2019, arXiv:1906.04721, appendix D). "analytic" needs no data: the mean error of a layer is what the
+    error of its weights makes of the mean input (section 4.2.1), which follows from the batch normalizations before it,
+    those that are still there and those that `keep-statistics` noted before they were folded. It leaves layers alone
+    whose inputs these tell nothing about, and knows nothing of errors of activations, which the other corrects as well.
+    Runs between `calibrate` and `pack-weights`, while biases are float.
 
     Attributes:
+        method: how mean errors are found.
         batches: batches to read at most; 0 reads all.
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
-    needs: ClassVar[frozenset[str]] = frozenset({"data"})
     looks_for: ClassVar[frozenset[str]] = frozenset({"QuantizeLinear"})
 
+    method: Literal["empirical", "analytic"] = "empirical"
     batches: int = 8
 
     def __post_init__(self) -> None:
-        if self.batches < 0:
-            raise OptionError(f"batches is {self.batches}", where="correct-bias{batches}", hint="give 0 or more")
+        check_options(self, ("batches", self.batches >= 0, "0 or more"))
 
     def run(self, graph: Graph, context: Context) -> Changes:
         sites = {site.result: site for site in map(bias_site, quantized_layers(graph)) if site is not None}
         if not sites:
             return Changes(False, notes=("no quantized layer has a place for a bias",))
+        if self.method == "analytic":
+            return _analytic(graph, sites)
         count = 0
         sums = {value: torch.zeros(site.channels, dtype=torch.float64) for value, site in sites.items()}
         for batch in context.progress(context.data, "correcting biases", self.batches or None):
@@ -107,6 +115,19 @@ def bias_site(layer: Layer) -> BiasSite | None:
     if added.data is None or not added.is_constant or added.data.numel() != layer.linear.channels_out:
         return None
     return BiasSite(layer, users[0], index, layer.linear.axis) if added.shape and added.shape[-1] != 1 else None
+
+
+def _analytic(graph: Graph, sites: dict[Value, BiasSite]) -> Changes:
+    """Takes out the mean errors that follow from batch normalizations, and the notes of these."""
+    known = expectations(graph)
+    found = {site: error for site in sites.values() if (error := mean_error(site.layer, known)) is not None}
+    for site, error in found.items():
+        site.add(graph, -error)
+    noted = forget(graph)
+    notes = [f"{len(found)} biases from the statistics of normalizations"]
+    if left := len(sites) - len(found):
+        notes.append(f"{left} layers were left alone: nothing is known of what they read")
+    return Changes(bool(found) or noted > 0, counts={"biases": len(found)}, notes=tuple(notes))
 
 
 def _errors(graph: Graph, batch: Batch, sites: dict[Value, BiasSite]) -> dict[Value, torch.Tensor]:

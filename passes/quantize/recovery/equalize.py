@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from graphopt.errors import OptionError
 from graphopt.ir import Graph, Value
 from graphopt.passes.quantize.calibration import run_float
 from graphopt.passes.quantize.recovery.channels import ChannelGroup, channel_groups
 from graphopt.passes.quantize.recovery.layers import Layer
+from graphopt.passes.quantize.recovery.options import check_options
+from graphopt.passes.quantize.recovery.statistics import move
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 
 #: Sweeps over all groups at most: a layer between two groups answers to both.
@@ -52,14 +53,12 @@ class Equalize(Pass):
     batches: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise OptionError(
-                f"strength is {self.strength:g}", where="equalize{strength}", hint="give a number from 0 to 1"
-            )
-        if not self.above >= 1:
-            raise OptionError(f"above is {self.above:g}", where="equalize{above}", hint="give 1 or more")
-        if self.batches < 0:
-            raise OptionError(f"batches is {self.batches}", where="equalize{batches}", hint="give 0 or more")
+        check_options(
+            self,
+            ("strength", 0 <= self.strength <= 1, "a number from 0 to 1"),
+            ("above", self.above >= 1, "1 or more"),
+            ("batches", self.batches >= 0, "0 or more"),
+        )
 
     def run(self, graph: Graph, context: Context) -> Changes:
         groups = [group for group in channel_groups(graph) if group.makers or group.divided]
@@ -149,6 +148,9 @@ def _apply(group: ChannelGroup, factors: torch.Tensor) -> float:
     if largest <= 1 + _SETTLED:
         return 1.0
     group.rescale(factors)
+    for value, dim in group.values.items():
+        if dim == 1:
+            move(value, torch.zeros_like(factors), 1 / factors)
     return largest
 
 
