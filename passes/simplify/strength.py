@@ -17,7 +17,10 @@ _MODERATE = 1e6
 
 
 class PowerOfNumber(Rule):
-    """x ** 2 is x * x, x ** 0.5 is Sqrt(x), x ** -1 is Reciprocal(x). Condition: floats of one type."""
+    """x ** 2 is x * x, x ** 0.5 is Sqrt(x), x ** -1 is Reciprocal(x). Condition: floats of one type.
+
+    Of minus infinity the root is NaN, where C's pow has infinity.
+    """
 
     def pattern(self, op: Patterns, x: Var, n: Var) -> Pattern:
         return op.Pow(x, op.any(*(op.const(number, n) for number in (2, 0.5, -1))))

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from graphopt.analysis import propagate
 from graphopt.errors import ShapeError
+from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.ops import record_of
 from tests.ops.oracle import check, graph_of
 
@@ -22,6 +24,17 @@ def ints(*items):
 def test_concat(axis):
     inputs = [array(2, 3, 4), array(2, 1, 4), array(2, 0, 4)]
     check("Concat", inputs, symbolic={0: ("n", "c", 4), 1: ("n", 1, 4), 2: ("n", "d", "s")}, axis=axis)
+
+
+def test_parts_beside_one_of_unknown_size_have_no_place_in_the_whole():
+    graph = Graph()
+    parts = [graph.add_input(f"x{i}", TensorType.make(DType.FLOAT32, (2, size))) for i, size in enumerate([4, "n", 3])]
+    node = graph.append(Node("Concat", parts, {"axis": 1}))
+    propagate(graph)
+    relation = record_of(node).relate(node)
+    assert not relation.selections
+    [reason] = set(relation.frozen.values())
+    assert "unknown size" in reason
 
 
 def test_concat_of_one_input():

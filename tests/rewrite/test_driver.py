@@ -189,6 +189,18 @@ def test_names_outputs_and_provenance():
     assert node.origin == Origin("layer", ("n1", "n2"), ("before", "test-pass"))
 
 
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_node_made_from_many_names_at_most_32_of_them(length):
+    graph = chain(["Relu"], length)
+    for number, node in enumerate(graph.nodes):
+        node.origin = Origin("layer", tuple(f"n{number}.{i}" for i in range(16)), ("before",))
+    apply_rules(graph, [ReluRelu()], name="test-pass")
+    (node,) = graph.nodes
+    assert node.origin.sources == tuple(f"n{number}.{i}" for number in range(2) for i in range(16))
+    assert node.origin.module == "layer"
+    assert node.origin.passes == ("before", "test-pass")
+
+
 def test_failing_rewrite_leaves_no_trace():
     class Messy(Rule):
         def pattern(self, op, x):

@@ -160,6 +160,15 @@ def test_unequal_computations_are_not_shared():
     assert not apply(d, "share-subexpressions").modified
 
 
+def test_tensors_that_look_alike_in_print_are_not_shared():
+    d = Draft()
+    shape = d.Shape(d.input("n", 3))
+    numbers = [torch.tensor([1.0 + 1e-6]), torch.tensor([1.0 + 2e-6])]
+    assert str(numbers[0]) == str(numbers[1])
+    d.output(*(d.ConstantOfShape(shape, value=number) for number in numbers))
+    assert not apply(d, "share-subexpressions").modified
+
+
 def test_random_numbers_and_training_are_not_shared():
     d = Draft()
     x = d.input(3, 2)

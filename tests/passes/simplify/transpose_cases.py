@@ -1,5 +1,6 @@
 """Matches and near misses of transposes that cancel or move."""
 
+from graphopt.ir import DType, TensorType
 from graphopt.passes.simplify import transposes as T
 from tests.passes.rule_cases import Cases
 
@@ -99,6 +100,18 @@ def transpose_of_ones_before_a_reshape(d):
 def transpose_that_moves_more(d):
     x = d.Transpose(d.input("n", 2, 4), perm=[0, 2, 1])
     return d.Reshape(x, [-1]), d.Reshape(d.Transpose(d.input("n", 1, 4), perm=[0, 2, 1]), [0, -1])
+
+
+def _of_unknown_rank(d):
+    return d.graph.add_input(f"x{len(d.graph.inputs)}", TensorType(DType.FLOAT32))
+
+
+@miss(T.TransposeOfOnes, T.ReshapedTranspose)
+def transpose_of_what_has_no_rank(d):
+    merged = d.Reshape(_of_unknown_rank(d), [2, 3])
+    return d.Reshape(d.Transpose(_of_unknown_rank(d), perm=[0, 2, 1]), [-1]), d.Reshape(
+        d.Transpose(merged, perm=[1, 0]), [6]
+    )
 
 
 @match(T.ReshapedTranspose, 2)
