@@ -253,3 +253,16 @@ def test_pattern_language_knows_its_words():
 
     with pytest.raises(AttributeError, match="no 'shard'"):
         apply_rules(Graph(), [Wrong()])
+
+
+def test_a_variable_that_must_be_there_matches_no_input_that_is_left_out():
+    class Bounded(Rule):
+        def pattern(self, op, x, low, high):
+            return op.Clip(x, low, high)
+
+        def rewrite(self, op, m):
+            return op.Relu(m["x"])
+
+    graph = graph_of(lambda b, x: b.Clip(x, None, b.constant(1.0, like=x)), ("n", 3))
+    assert not apply_rules(graph, [Bounded()]).hits
+    assert [node.op for node in graph] == ["Clip"]
