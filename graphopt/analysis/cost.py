@@ -24,7 +24,7 @@ class NodeCost:
     """What one node costs; named dimensions count as 1, so figures are per sample.
 
     Attributes:
-        macs: multiply-accumulates; ``None`` when shapes are not known.
+        macs: multiply-accumulates; ``None`` when shapes are not known, or the operator is not.
         weights: elements of the weights that it reads.
     """
 
@@ -49,7 +49,7 @@ class Cost:
     Named dimensions count as 1, so that the figures are per sample.
 
     Attributes:
-        macs: multiply-accumulates of all nodes whose shapes are known.
+        macs: multiply-accumulates of all nodes that are known, with their shapes.
         weights: elements of all weights that the graph reads, shared ones once.
         weight_bytes: their size as stored.
         unknown: nodes whose multiply-accumulates could not be told.
@@ -93,7 +93,9 @@ def node_cost(node: Node, sizes: Mapping[str, int] = UNIT) -> NodeCost:
 
 def _macs(node: Node, sizes: Mapping[str, int]) -> int | None:
     record = record_of(node)
-    return 0 if record is None or record.macs is None else sized(record.macs(node), sizes)
+    if record is None:
+        return None
+    return 0 if record.macs is None else sized(record.macs(node), sizes)
 
 
 def _elements(value: Value) -> int:

@@ -133,8 +133,14 @@ def output(emitter: Emitter, always_tuple: bool = False) -> None:
     if graph.signature is None:
         emitter.fx.output(tuple(nodes) if always_tuple or len(nodes) != 1 else nodes[0])
         return
-    leaves = [leaf.literal if leaf.index is None else nodes[leaf.index] for leaf in graph.signature.outputs]
-    emitter.fx.output(_build(emitter, graph.signature.out_tree, iter(leaves)))
+    leaves = (_result(emitter, leaf, nodes) for leaf in graph.signature.outputs)
+    emitter.fx.output(_build(emitter, graph.signature.out_tree, leaves))
+
+
+def _result(emitter: Emitter, leaf: Leaf, nodes: Sequence[fx.Node]) -> Any:
+    if leaf.index is None:
+        return leaf.literal
+    return emitter.method("item", nodes[leaf.index]) if leaf.number else nodes[leaf.index]
 
 
 def _build(emitter: Emitter, spec: Any, leaves: Iterator[Any]) -> Any:

@@ -16,7 +16,7 @@ from graphopt.ir.expect import expect_graph, expect_module
 from graphopt.ops import attribute, record_of
 from graphopt.runtime.compare import compare
 from graphopt.runtime.executor import run
-from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.samples import runnable_inputs
 
 _HINT = "write_back is for passes that only shrink parameters; take the whole module from to_torch instead"
 # Far above what another order of additions makes of float32, far below what a wrong channel does.
@@ -138,9 +138,10 @@ def _compare(graph: Graph, module: nn.Module, example: Sequence[torch.Tensor] | 
     records = [record_of(node) for node in graph.walk() if node.op != "Dropout"]
     if any(record is not None and record.random for record in records):
         return
-    inputs = list(example_inputs(graph) if example is None else example)
     try:
-        want = run(graph, inputs)
+        made = runnable_inputs(graph) if example is None else None
+        inputs = list(example or ()) if made is None else made.inputs
+        want = run(graph, inputs) if made is None else made.results
     except PassError as error:
         raise GraphoptError(
             f"cannot write back: the graph does not run on {'made-up inputs' if example is None else 'the example'}: "
@@ -176,7 +177,7 @@ def _call(graph: Graph, module: nn.Module, inputs: Sequence[torch.Tensor]) -> li
     found: dict[int, Any] = {}
     for leaf, item in zip(signature.outputs, result, strict=True):
         if leaf.index is not None:
-            found[leaf.index] = item.cpu()
+            found[leaf.index] = torch.as_tensor(item, dtype=graph.outputs[leaf.index].dtype.torch).cpu()
     return [found[index] for index in range(len(graph.outputs))]
 
 

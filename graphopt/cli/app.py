@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from graphopt.cli import models, tables
 from graphopt.cli.bench import bench
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Model = Annotated[
@@ -121,7 +123,8 @@ def optimize(
         console.print(tables.report_table(result))
         written = [str(each) for each in (output, report) if each is not None and str(each) != "-"]
         for name in written:
-            console.print(f"wrote {name} ({human_bytes(Path(name).stat().st_size)})", highlight=False, soft_wrap=True)
+            size = human_bytes(Path(name).stat().st_size)
+            console.print(f"wrote {name} ({size})", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -134,7 +137,7 @@ def inspect(
     """Show what a model is made of: operators, parameters, MACs, shapes, layer by layer."""
     if text and as_json:
         raise OptionError("--text and --json exclude one another", where="inspect", hint="give one of them")
-    graph = models.read(model)
+    graph = models.read(model, weights=False)
     if text:
         print(graph)
         return
@@ -189,10 +192,10 @@ def verify(model: Model) -> None:
     """Check that a model is well formed and that its shapes are consistent."""
     from graphopt.analysis import propagate_all
 
-    graph = models.read(model)
+    graph = models.read(model, weights=False)
     graph.verify()
     propagate_all(graph)
-    _show(f"{model}: well formed, {sum(1 for _ in graph.walk())} nodes")
+    _show(Text(f"{model}: well formed, {sum(1 for _ in graph.walk())} nodes"))
 
 
 @app.command()
@@ -202,7 +205,7 @@ def diff(
     tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
 ) -> None:
     """Compare two models: structure, cost, and what they compute on the same inputs. Exit status 1 when they differ."""
-    a, b = models.read(first), models.read(second)
+    a, b = models.read_all([first, second])
     table, equal = tables.diff_table(a, b, first, second, tolerance)
     _show(table)
     if not equal:

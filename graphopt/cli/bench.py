@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.cli import models
-from graphopt.errors import DataError, OptionError
+from graphopt.errors import DataError, GraphoptError, OptionError
 
 
 class Runtime(enum.StrEnum):
@@ -44,16 +44,16 @@ def bench(
     from graphopt.runtime.measure import measure
 
     models.check_data(data)
-    graphs = [models.read(spec) for spec in model]
+    graphs = models.read_all(model)
     _check_alike(graphs, model)
     inputs, labelled = _inputs(graphs[0], data, batch)
     found = measure(graphs, inputs, runtime=runtime.value, threads=threads, runs=runs, labelled=labelled)
     if as_json:
         print(json.dumps(plain(dict(zip(model, found, strict=True))), indent=2))
         return
-    table = Table(
-        title=f"{runtime.value}, {threads} thread{'s' * (threads > 1)}, median of {runs}", title_justify="left"
-    )
+    shapes = ", ".join(f"{value.name} {list(each.shape)}" for value, each in zip(graphs[0].inputs, inputs, strict=True))
+    title = f"{runtime.value}, {threads} thread{'s' * (threads > 1)}, median of {runs}, on {shapes}"
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     accuracy = found[0].accuracy is not None
     for column in ("model", "ms", "x", "MACs", "weights, kB", "energy, mJ", "accuracy" if accuracy else "SQNR, dB"):
         table.add_column(Text(column), justify="left" if column == "model" else "right", overflow="fold")
@@ -95,11 +95,15 @@ def _inputs(graph: Any, data: Path | None, batch: int) -> tuple[list[Any], list[
     """What models are timed on, and batches with labels when there are any."""
     from graphopt.ir.dims import free_names
     from graphopt.pipeline import Data
-    from graphopt.runtime.samples import example_inputs
+    from graphopt.runtime.samples import runnable_inputs
 
     names = {name for value in graph.inputs for dim in value.shape or () for name in free_names(dim)}
     if data is None:
-        return example_inputs(graph, sizes=dict.fromkeys(names, batch)), []
+        try:
+            return runnable_inputs(graph, sizes=dict.fromkeys(names, batch)).inputs, []
+        except GraphoptError:  # a signal may have to be longer than the batch is large
+            leaders = {name for value in graph.inputs for dim in (value.shape or ())[:1] for name in free_names(dim)}
+            return runnable_inputs(graph, sizes=dict.fromkeys(leaders, batch)).inputs, []
     batches = list(Data(str(data), graph))
     labelled = [(each.inputs, each.labels) for each in batches if each.labels is not None]
     if labelled and len(labelled) < len(batches):

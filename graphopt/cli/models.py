@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,27 @@ if TYPE_CHECKING:
     from graphopt.pipeline import Report
 
 _OUTPUTS = (".onnx", ".pt2", ".txt")
+_FUNCTION = "write a function that returns (nn.Module, example args) and give package.module:function"
+#: Files that hold something else than a graph, by their endings.
+_NO_GRAPHS = {
+    ".pt": "holds what torch.save wrote, weights or a module, and no graph",
+    ".pth": "holds what torch.save wrote, weights or a module, and no graph",
+    ".safetensors": "holds weights, and no graph",
+    ".py": "is Python code, of which a function is needed",
+}
 
 
-def read(spec: str) -> Graph:
-    """Reads a model: see the help of MODEL. Raises LoadError or CaptureError, with one line that says what is wrong."""
+def read(spec: str, weights: bool = True) -> Graph:
+    """Reads a model: see the help of MODEL.
+
+    Args:
+        spec: what the command line says.
+        weights: a graph in text form has to come with the file of its weights.
+
+    Raises:
+        LoadError: there is no such model, or it cannot be read; CaptureError for a torch model. One line says why.
+    """
     from graphopt.frontends import from_exported, load
-    from graphopt.ir.text import read_text
 
     if spec == "-":
         if sys.stdin.isatty():
@@ -34,11 +50,35 @@ def read(spec: str) -> Graph:
         raise LoadError(f"no such file: {spec}", hint=_instead_of(path))
     if path.is_dir():
         raise LoadError(f"'{spec}' is a folder", hint="name a file in it")
+    if path.suffix in _NO_GRAPHS:
+        raise LoadError(f"'{spec}' {_NO_GRAPHS[path.suffix]}", hint=_FUNCTION)
     if path.suffix == ".pt2":
         return from_exported(path)
-    if path.suffix == ".txt":
-        return read_text(path)
-    return load(path)
+    return _from_text(path, weights) if path.suffix == ".txt" else load(path)
+
+
+def read_all(specs: Sequence[str]) -> list[Graph]:
+    """Reads several models. Raises OptionError when standard input is to give more than one, and what `read` does."""
+    if specs.count("-") > 1:
+        raise OptionError("standard input holds one model", where="-", hint="give files for the others")
+    return [read(spec) for spec in specs]
+
+
+def _from_text(path: Path, weights: bool) -> Graph:
+    from graphopt.ir.text import read_text, weights_path
+
+    graph = read_text(path)
+    side = weights_path(path)
+    if weights and not side.exists() and _lacks_data(graph):
+        raise LoadError(
+            f"the weights are missing: there is no file '{side}'", where=str(path), hint="put it beside the text"
+        )
+    return graph
+
+
+def _lacks_data(graph: Graph) -> bool:
+    constants = (value for scope in graph.graphs() for value in scope.constants)
+    return any(value.data is not None and value.data.is_meta for value in constants)
 
 
 def _instead_of(path: Path) -> str:
@@ -46,10 +86,14 @@ def _instead_of(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir() if each.is_file()]
     except OSError:
         return f"there is no folder '{path.parent}' either"
-    return nearest(path.name, names) or "give an ONNX file, a .pt2, or package.module:function"
+    close = nearest(path.name, names)
+    if close is None and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(path)):
+        return f"for a function write {':'.join(str(path).rsplit('.', 1))}"
+    return close or "give an ONNX file, a .pt2, or package.module:function"
 
 
 def _from_function(spec: str) -> Graph:
+    import torch
     from torch import nn
 
     from graphopt.frontends import capture
@@ -62,7 +106,9 @@ def _from_function(spec: str) -> Graph:
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise LoadError(
             f"module '{module_name}' cannot be imported ({type(error).__name__}: {error})", where=spec,
-            hint="MODEL is a file, or package.module:function",
+            hint=f"write {module_name.removesuffix('.py').replace('/', '.')}:{function_name}"
+            if module_name.endswith(".py")
+            else "MODEL is a file, or package.module:function",
         ) from error  # fmt: skip
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -72,7 +118,9 @@ def _from_function(spec: str) -> Graph:
             hint=nearest(function_name, names) or "name a function that returns (nn.Module, example args)",
         )  # fmt: skip
     try:
-        result = function()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a model without trained weights is the same one in every command
+            result = function()
     except Exception as error:  # the user's own function
         raise CaptureError(f"{function_name}() raised {type(error).__name__}: {error}", where=spec) from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
@@ -173,9 +221,10 @@ def write(graph: Graph, output: str, opset: int | None, sparse: bool = False) ->
 def _write_exported(graph: Graph, module: object, path: Path) -> None:
     import torch
 
-    from graphopt.runtime.samples import example_inputs
+    from graphopt.frontends.export import quiet
+    from graphopt.runtime.samples import runnable_inputs
 
-    inputs = example_inputs(graph)
+    inputs = runnable_inputs(graph).inputs
     shapes = {
         value.name: {
             dim: torch.export.Dim.AUTO for dim, extent in enumerate(value.shape or ()) if not isinstance(extent, int)
@@ -184,17 +233,19 @@ def _write_exported(graph: Graph, module: object, path: Path) -> None:
     }
     part = path.with_name(path.stem + ".part.pt2")
     try:
-        program = torch.export.export(
-            module,  # type: ignore[arg-type]  # `object` spares the command line an import of torch
-            tuple(inputs),
-            dynamic_shapes=tuple(shapes.values()) if any(shapes.values()) else None,
-            strict=False,
-        )
+        with quiet():  # torch prints the graph of a trace that fails
+            program = torch.export.export(
+                module,  # type: ignore[arg-type]  # `object` spares the command line an import of torch
+                tuple(inputs),
+                dynamic_shapes=tuple(shapes.values()) if any(shapes.values()) else None,
+                strict=False,
+            )
         torch.export.save(program, part)
         os.replace(part, path)
     except Exception as error:  # torch.export raises whatever its tracer raises
+        reason = next(iter(str(error).strip().splitlines()), "")
         raise SaveError(
-            f"the rewritten model cannot be exported by torch ({type(error).__name__}: {error})", where=str(path),
+            f"the rewritten model cannot be exported by torch ({type(error).__name__}: {reason})", where=str(path),
             hint="write .onnx instead",
         ) from error  # fmt: skip
     finally:

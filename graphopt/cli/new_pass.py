@@ -111,7 +111,7 @@ def new_pass(
             written.append(file)
     except OSError as error:
         raise SaveError(f"it cannot be written: {error.strerror}", where=str(folder)) from error
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     for file in written:
         console.print(f"wrote {file}")
     console.print(f"install it with: pip install -e {folder}    test it with: pytest {folder}")

@@ -28,7 +28,7 @@ from graphopt.pipeline import (
     find_pass,
     parse_steps,
 )
-from graphopt.pipeline.html import human, human_bytes
+from graphopt.pipeline.html import human, human_bytes, macs_text
 from graphopt.pipeline.options import option_infos
 from graphopt.rewrite import all_rules
 
@@ -62,23 +62,28 @@ def _kind(node: Node) -> str:
     return f"{node.domain}::{node.op}" if node.domain else node.op
 
 
+def _title(text: str) -> Text:
+    """A title as it is written: names may hold brackets, which rich takes for markup in plain text."""
+    return Text(text, style="table.title")
+
+
 def inspect_tables(graph: Graph, layers: bool) -> list[RenderableType]:
     """The tables of ``graphopt inspect``."""
     facts = summary(graph)
-    head = Table(title=f"graph '{facts['name']}'", show_header=False, title_justify="left")
+    head = Table(title=_title(f"graph '{facts['name']}'"), show_header=False, title_justify="left")
     head.add_row("nodes", f"{facts['nodes']:,}")
     head.add_row("weights", f"{facts['weights']:,} ({human_bytes(facts['weight_bytes'])})")
     named = sorted({n for v in graph.inputs for d in v.tensor_type.shape or () for n in free_names(d)})
-    head.add_row(f"MACs at {', '.join(f'{name}=1' for name in named)}" if named else "MACs", _macs_text(facts))
+    head.add_row(Text(f"MACs at {', '.join(f'{name}=1' for name in named)}" if named else "MACs"), _macs_text(facts))
     for name, kind in facts["inputs"].items():
-        head.add_row("input", f"{name}: {kind}")
+        head.add_row("input", Text(f"{name}: {kind}"))
     for name, kind in facts["outputs"].items():
-        head.add_row("output", f"{name}: {kind}")
+        head.add_row("output", Text(f"{name}: {kind}"))
     counts = Table(title="operators", title_justify="left")
     counts.add_column("operator")
     counts.add_column("count", justify="right")
     for name, count in facts["operators"].items():
-        counts.add_row(name, str(count))
+        counts.add_row(Text(name), str(count))
     return [head, counts, *([layer_table(graph)] if layers else [])]
 
 
@@ -86,7 +91,7 @@ def _macs_text(facts: dict[str, Any]) -> str:
     unknown = facts["macs_unknown"]
     if not unknown:
         return f"{facts['macs']:,}"
-    return f"{facts['macs']:,} and those of {unknown} node{'s' * (unknown > 1)} whose sizes are not known"
+    return f"{facts['macs']:,} and those of {unknown} node{'s' * (unknown > 1)} whose operator or sizes are not known"
 
 
 def layer_table(graph: Graph) -> Table:
@@ -101,13 +106,15 @@ def layer_table(graph: Graph) -> Table:
         macs = "?" if cost.macs is None else f"{cost.macs:,}" if cost.macs else ""
         shown = ", ".join(str(value.type) for value in node.outputs if value.uses)
         where = node.origin.module or node.name
-        table.add_row(str(number), _kind(node), where, shown, f"{cost.weights:,}" if cost.weights else "", macs)
+        table.add_row(
+            str(number), Text(_kind(node)), Text(where), Text(shown), f"{cost.weights:,}" if cost.weights else "", macs
+        )
     return table
 
 
 def report_table(report: Report) -> RenderableType:
     """What each pass did that did something, and how many did not."""
-    table = Table(title=report.pipeline, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=_title(report.pipeline), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("pass", overflow="fold", min_width=16)
     for column in ("seconds", "nodes", "weights", "MACs"):
         table.add_column(column, justify="right", overflow="fold")
@@ -135,8 +142,8 @@ def _total(changed: Sequence[PassReport]) -> str:
 def _deltas(before: Any, after: Any) -> list[str]:
     if before is None or after is None:
         return ["", "", ""]
-    pairs = [(before.nodes, after.nodes), (before.weights, after.weights), (before.macs, after.macs)]
-    texts = [(human(a), human(b)) for a, b in pairs]
+    texts = [(human(before.nodes), human(after.nodes)), (human(before.weights), human(after.weights)),
+             (macs_text(before), macs_text(after))]  # fmt: skip
     return [f"{a} -> {b}" if a != b else a for a, b in texts]
 
 
@@ -187,14 +194,15 @@ def passes_tables() -> list[RenderableType]:
     for column in ("name", "contract", "needs", "what it does"):
         table.add_column(column, overflow="fold")
     for name, cls in all_passes().items():
-        table.add_row(name, cls.contract.value, ", ".join(sorted(cls.needs)), _first_line(cls.__doc__))
+        needs = ", ".join(sorted(cls.needs))
+        table.add_row(Text(name), cls.contract.value, needs, Text(_first_line(cls.__doc__)))
     aliases = Table(title="aliases", title_justify="left")
     for column in ("name", "pipeline", "what it is for"):
         aliases.add_column(column, overflow="fold")
     for name, alias in all_aliases().items():
-        aliases.add_row(name, alias.pipeline, alias.doc)
+        aliases.add_row(Text(name), Text(alias.pipeline), Text(alias.doc))
         for level, pipeline in alias.levels.items():
-            aliases.add_row(Text(f"{name}{{level={level}}}"), pipeline, "")
+            aliases.add_row(Text(f"{name}{{level={level}}}"), Text(pipeline), "")
     return [table, aliases]
 
 
@@ -241,7 +249,7 @@ def explain_operator(name: str) -> RenderableType:
     record = find(name)
     if record is None:
         raise KeyError(name)
-    table = Table(title=f"operator {name}", show_header=False, title_justify="left")
+    table = Table(title=_title(f"operator {name}"), show_header=False, title_justify="left")
     known = {
         "output types": record.infer,
         "computed with torch": record.compute,
@@ -261,7 +269,7 @@ def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float) ->
     from graphopt.ir import difference
     from graphopt.runtime import run
     from graphopt.runtime.compare import compare
-    from graphopt.runtime.samples import example_inputs
+    from graphopt.runtime.samples import runnable_inputs
 
     left, right = summary(a), summary(b)
     table = Table(title="difference", title_justify="left")
@@ -277,15 +285,16 @@ def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float) ->
     for name in sorted({*left["operators"], *right["operators"]}):
         counts = left["operators"].get(name, 0), right["operators"].get(name, 0)
         if counts[0] != counts[1]:
-            table.add_row(name, str(counts[0]), str(counts[1]))
+            table.add_row(Text(name), str(counts[0]), str(counts[1]))
     parts: list[RenderableType] = [table, Text(f"structure: {difference(a, b) or 'equal'}")]
     for kind in ("inputs", "outputs"):
         if left[kind] != right[kind]:
             lines = [f"{name}: {', '.join(f'{n}: {t}' for n, t in facts[kind].items())}"
                      for name, facts in ((first, left), (second, right))]  # fmt: skip
             return Group(*parts, Text(f"the {kind} differ\n  " + "\n  ".join(lines))), False
-    inputs = example_inputs(a)
-    found = compare(run(b, inputs), run(a, inputs))
+    made = runnable_inputs(a)
+    found = compare(run(b, made.inputs), made.results)
     equal = found.within(tolerance)
-    verdict = f"{'equal' if equal else 'different'} on the same random inputs: largest relative difference "
+    sizes = f" ({made})" if made.enlarged else ""
+    verdict = f"{'equal' if equal else 'different'} on the same random inputs{sizes}: largest relative difference "
     return Group(*parts, Text(f"{verdict}{found.max_rel:.2e} (tolerance {tolerance:g})")), equal

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from graphopt.errors import CaptureError
@@ -279,7 +279,7 @@ def _outputs(program: ExportedProgram, graph: Graph, lowering: Lowering, results
             leaves.append(Leaf(None, item))
             continue
         graph.add_output(item, name)
-        leaves.append(Leaf(len(graph.outputs) - 1))
+        leaves.append(Leaf(len(graph.outputs) - 1, number=not isinstance(spec.arg, TensorArgument)))
     return tuple(leaves)
 
 

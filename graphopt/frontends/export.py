@@ -147,6 +147,7 @@ def _first_sentence(text: str) -> str:
 
 _MARKED = re.compile(r"marked (\S.*?) as dynamic but your code specialized it to be a constant \((\d+)\)")
 _HINTED = re.compile(r"specialized due to hint of (\d+) for dimension inputs(\S+)\.shape\[(\d+)\]")
+_INFERRED = re.compile(r"valid because (\S.*?) was inferred to be a constant \((\d+)\)")  # torch 2.6
 _SOURCE = re.compile(r"L(\S+?)\.size\(\)\[(\d+)\]$")
 
 
@@ -155,7 +156,7 @@ def _specialised(text: str, examples: Sequence[Example]) -> tuple[str, int] | No
     hinted = _HINTED.search(text)
     if hinted:
         return _dimension(hinted[2], int(hinted[3]), examples), int(hinted[1])
-    marked = _MARKED.search(text)
+    marked = _MARKED.search(text) or _INFERRED.search(text)
     if marked is None:
         return None
     source = _SOURCE.search(marked[1])
@@ -165,8 +166,12 @@ def _specialised(text: str, examples: Sequence[Example]) -> tuple[str, int] | No
 
 
 def _dimension(keys: str, dim: int, examples: Sequence[Example]) -> str:
-    name = ".".join(re.findall(r"\[['\"]?([^\]'\"]+)['\"]?\]", keys))
+    parts = re.findall(r"\[['\"]?([^\]'\"]+)['\"]?\]", keys)
+    name = ".".join(parts)
     example = next((e for e in examples if e.name == name), None)
+    if example is None and parts[:2] == ["args", "0"] and all(len(e.path) == 1 for e in examples):
+        example = examples[int(parts[2])]  # torch 2.6 counts arguments instead of naming them
+        name = example.name
     label = example.names.get(dim) if example is not None else None
     return f"dimension {dim} of input '{name}'" + (f" ('{label}')" if label else "")
 

@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any
 
+import sympy
 import torch
+from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils._sympy.printers import PythonPrinter
 
 from graphopt.errors import CaptureError
 from graphopt.frontends.dynamic import Example
+from graphopt.frontends.symbols import expression, is_open
 
 _SOURCE = re.compile(r"L((?:\[[^\]]+\])+)\.size\(\)\[(\d+)\]")
 _KEY = re.compile(r"\['?([^\]']+)'?\]")
@@ -22,7 +27,7 @@ _ABOUT_ONE = re.compile(r"(!= [01]|>= [012])$")
 _TRIED, _TRIED_FOR_DIVISORS = range(2, 1025), range(2, 1 << 14)
 
 
-_BUILTINS = {"max": max, "min": min, "abs": abs}
+_BUILTINS = {"max": max, "min": min, "abs": abs, "float": float, "int": int}
 
 
 class OtherWayError(CaptureError):
@@ -37,7 +42,7 @@ def assumptions(program: ExportedProgram, examples: Sequence[Example]) -> list[s
     """
     by_name = {example.name: example for example in examples}
     found = []
-    for guard in getattr(program, "_guards_code", ()):
+    for guard in _conditions(program, examples):
         if _ABOUT_ONE.search(guard):
             continue
         text = _SOURCE.sub(lambda match: _label(match, by_name), guard)
@@ -45,6 +50,34 @@ def assumptions(program: ExportedProgram, examples: Sequence[Example]) -> list[s
         _check_example(guard, text, by_name)
         found.append(text)
     return found
+
+
+def _conditions(program: ExportedProgram, examples: Sequence[Example]) -> Sequence[str]:
+    """The conditions as Python text over ``L['x'].size()[0]``; torch up to 2.8 keeps them with its symbols only."""
+    written: Sequence[str] | None = getattr(program, "_guards_code", None)
+    if written is not None:
+        return written
+    places: dict[Any, Any] = {}
+    environment: Any = None
+    for node, example in zip(_placeholders(program), examples, strict=True):
+        traced = node.meta.get("val")
+        sizes: Sequence[Any] = traced.shape if isinstance(traced, torch.Tensor) else ()
+        for dim, size in enumerate(sizes):
+            if is_open(size) and expression(size).is_Symbol:
+                environment = size.node.shape_env
+                places.setdefault(expression(size), sympy.Symbol(f"L['{example.name}'].size()[{dim}]"))
+    if environment is None:
+        return ()
+    found = [environment.replace(guard.expr) for guard in environment.guards]
+    mine = [expr.xreplace(places) for expr in found if expr.free_symbols and expr.free_symbols <= places.keys()]
+    return list(dict.fromkeys(PythonPrinter().doprint(expr) for expr in mine))
+
+
+def _placeholders(program: ExportedProgram) -> list[fx.Node]:
+    """The nodes of the user's inputs."""
+    kinds = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return [node for node in nodes if kinds[node.name] == InputKind.USER_INPUT]
 
 
 def holds(assumed: str, sizes: Mapping[str, int]) -> bool:

@@ -106,7 +106,7 @@ def _from_file(path: Path, external: ReadExternal | None) -> tuple[onnx.ModelPro
 
 
 def _from_bytes(data: bytes, external: ReadExternal | None) -> tuple[onnx.ModelProto, ReadExternal | None]:
-    label = "the bytes given"
+    label = "the data given"
     return _taken_apart(data, label, external) if len(data) > TAKEN_APART else (_parse(data, label), external)
 
 

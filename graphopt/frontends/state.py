@@ -48,6 +48,9 @@ class State:
             name = str(spec.target)
             held: Any = program.state_dict.get(name, program.constants.get(name))
             state._add(name, held, spec.kind == InputKind.BUFFER, spec.persistent is not False)
+        for name, held in program.state_dict.items():  # torch 2.6 lists neither the other name of what is tied nor
+            if name not in state.names:  # what is not used
+                state._add(name, held, not isinstance(held, torch.nn.Parameter), True)
         state._add_lifted(program)
         return state
 

@@ -75,6 +75,6 @@ def _clone_attribute(value: Any, values: dict[Value, Value], nodes: dict[Node, N
 
 
 def _like(source: Value, copied: Value) -> Value:
-    copied._known, copied._parameter = source._known, source._parameter
+    copied._known, copied._parameter, copied.inferred = source._known, source._parameter, source.inferred
     copied.doc, copied.metadata = source.doc, source._metadata or {}
     return copied

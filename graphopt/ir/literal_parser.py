@@ -48,6 +48,7 @@ class LiteralParser:
             "empty": lambda: EmptyList(lexer.string()),
             "graph": graph,
             "literal": self._leaf,
+            "number": self._number_leaf,
             "sparse": self._sparse,
             "type": self._type_literal,
             "typed": self._typed,
@@ -162,6 +163,12 @@ class LiteralParser:
     def _leaf(self) -> Leaf:
         self._lexer.expect("(")
         leaf = Leaf(None, self.literal())
+        self._lexer.expect(")")
+        return leaf
+
+    def _number_leaf(self) -> Leaf:
+        self._lexer.expect("(")
+        leaf = Leaf(int(self._lexer.take("number", "the index of an output")), number=True)
         self._lexer.expect(")")
         return leaf
 

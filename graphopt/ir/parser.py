@@ -83,7 +83,7 @@ class Parser:
     def _build(self, make: Callable[[], Any], what: str, start: int) -> Any:
         try:
             return make()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             self._lexer.fail(f"malformed {what}: {error}", start)
 
     def _notes(self, item: Graph | Value) -> None:

@@ -214,6 +214,8 @@ class Printer:
                 return f"sparse {self._record(_fields_of(value), indent, hint)}"
             case Leaf(index=None):
                 return f"literal({self.literal(value.literal, indent, hint)})"
+            case Leaf(number=True):
+                return f"number({value.index})"
             case Leaf():
                 return str(value.index)
             case Mapping():

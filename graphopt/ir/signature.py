@@ -31,10 +31,15 @@ class Signature:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A leaf of a pytree: index of a graph input or output, or (``index is None``) a literal."""
+    """A leaf of a pytree: index of a graph input or output, or (``index is None``) a literal.
+
+    Attributes:
+        number: the module gives a Python number (``x.sum().item()``) where the graph's output is a tensor.
+    """
 
     index: int | None
     literal: Any = None
+    number: bool = False
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Value:
     else:
         __slots__ = (
             "__weakref__", "_data", "_doc", "_home", "_known", "_metadata", "_name", "_parameter", "_type", "_uses",
-            "graph", "index", "is_input", "producer",
+            "graph", "index", "inferred", "is_input", "producer",
         )  # fmt: skip
         name = journalled("_name")
         doc = journalled("_doc")
@@ -88,6 +88,7 @@ class Value:
         self._uses: dict[Use, None] = {}
         self.graph: Graph | None = None
         self.producer: Node | None = None
+        self.inferred: ValueType | None = None  # what the producer's rule gave last, beside what files and tracers tell
         self.index = 0
         self.is_input = False
         self._home: Graph | None = None  # the graph that an input or constant is in, or was in last

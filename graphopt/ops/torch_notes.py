@@ -123,11 +123,15 @@ def read_signature_note(text: str, inputs: int, outputs: int) -> Signature | Non
 
 
 def _leaf(leaf: Leaf) -> Any:
-    return leaf.index if leaf.index is not None else {"literal": leaf.literal}
+    if leaf.index is None:
+        return {"literal": leaf.literal}
+    return {"number": leaf.index} if leaf.number else leaf.index
 
 
 def _read_leaf(raw: Any) -> Leaf:
-    return Leaf(None, raw["literal"]) if isinstance(raw, dict) else Leaf(int(raw))
+    if not isinstance(raw, dict):
+        return Leaf(int(raw))
+    return Leaf(int(raw["number"]), number=True) if "number" in raw else Leaf(None, raw["literal"])
 
 
 def _loads(text: str, key: str) -> dict[str, Any]:

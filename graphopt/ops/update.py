@@ -29,7 +29,8 @@ def infer_node(node: Node) -> list[Value]:
     for value, new in itertools.zip_longest(node.outputs, types):
         if value is None or new is None:
             continue
-        merged = merge(value.type, new, node)
+        merged = merge(_without(value.type, value.inferred), new, node)
+        value.inferred = new
         if merged != value.type:
             value.type = merged
             changed.append(value)
@@ -46,8 +47,8 @@ def merge(old: ValueType, new: ValueType, node: Node) -> ValueType:
 
     Where the rule knows less, what was there stays: a file or a tracer tells sizes that no rule can (of NonZero, of an
     operator without a record), rewrites keep what a value holds, pruning stops at operators without a relation, and
-    `graphopt.analysis.bind` names new sizes in every type. The price: widening an input's type by hand (64 to unknown)
-    leaves the old size on what follows, so whoever does that clears those types too.
+    `graphopt.analysis.bind` names new sizes in every type. What the rule itself gave before is not among that: it knows
+    less now because an input was widened.
     """
     if not isinstance(new, TensorType):
         return new
@@ -61,3 +62,16 @@ def merge(old: ValueType, new: ValueType, node: Node) -> ValueType:
     return TensorType(
         dtype, tuple(o if n is None else n for n, o in zip(new.shape, old.shape, strict=True)), new.sparse
     )
+
+
+def _without(told: ValueType, inferred: ValueType | None) -> ValueType:
+    """A type without what the rule gave the last time."""
+    if not isinstance(told, TensorType) or not isinstance(inferred, TensorType):
+        return told
+    if told == inferred:
+        return UNKNOWN
+    dtype = DType.UNDEFINED if told.dtype is inferred.dtype else told.dtype
+    if told.shape is None or inferred.shape is None or len(told.shape) != len(inferred.shape):
+        return TensorType(dtype, told.shape, told.sparse)
+    shape = tuple(None if t == i else t for t, i in zip(told.shape, inferred.shape, strict=True))
+    return TensorType(dtype, shape, told.sparse)

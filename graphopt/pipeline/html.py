@@ -62,15 +62,28 @@ def human_bytes(number: float) -> str:
     return f"{human(number)}B" if abs(number) >= 1000 else f"{human(number)} B"
 
 
+def macs_text(cost: CostSummary) -> str:
+    """The multiply-accumulates of a graph, and whether there are some that cannot be told: ``1.23 M + ?``."""
+    return f"{human(cost.macs)} + ?" if cost.macs_unknown else human(cost.macs)
+
+
+def _figure(cost: CostSummary, name: str) -> str:
+    if name == "weight_bytes":
+        return human_bytes(cost.weight_bytes)
+    return macs_text(cost) if name == "macs" else human(getattr(cost, name))
+
+
 def _totals(measured: Sequence[PassReport]) -> list[dict[str, Any]]:
     if not measured:
         return []
     first, last = measured[0].before, measured[-1].after
+    assert first is not None
+    assert last is not None
     rows = []
     for name, title in FIGURES:
         before, after = getattr(first, name), getattr(last, name)
         factor = f"{before / after:.2f}x fewer" if before > after > 0 else "as before" if before == after else ""
-        rows.append({"title": title, "before": before, "after": after, "factor": factor})
+        rows.append({"title": title, "before": _figure(first, name), "after": _figure(last, name), "factor": factor})
     return rows
 
 
@@ -93,6 +106,7 @@ def _row(number: int, entry: PassReport) -> dict[str, Any]:
         "number": number,
         "entry": entry,
         "state": state,
+        "counts": ", ".join(f"{name}: {count}" for name, count in entry.counts.items() if count),
         "deltas": [_delta(entry.before, entry.after, name) for name in ("nodes", "weights", "macs")],
         "checks": [
             {"name": name, "summary": str(check.get("summary", "")), "figures": _figures(check)}
@@ -109,7 +123,7 @@ def _figures(check: Mapping[str, Any]) -> str:
 def _delta(before: CostSummary | None, after: CostSummary | None, name: str) -> str:
     if before is None or after is None or getattr(before, name) == getattr(after, name):
         return ""
-    return f"{human(getattr(before, name))} → {human(getattr(after, name))}"
+    return f"{_figure(before, name)} → {_figure(after, name)}"
 
 
 def _groups(entry: PassReport) -> list[dict[str, Any]]:

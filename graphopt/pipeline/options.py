@@ -181,7 +181,10 @@ def _convert_plain(raw: Any, kind: Any, where: str) -> Any:
         try:
             if isinstance(raw, bool) or (kind is int and isinstance(raw, float) and raw != int(raw)):
                 raise ValueError
-            return kind(raw)
+            number = kind(raw)
+            if kind is int and abs(number) >= 1 << 63:
+                raise OptionError(f"{raw} is too large a number", where=where, hint="write one of at most 64 bits")
+            return number
         except (TypeError, ValueError, OverflowError):
             wanted = "a whole number" if kind is int else "a number"
             raise OptionError(f"'{raw}' is not {wanted}", where=where) from None

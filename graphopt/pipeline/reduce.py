@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from graphopt.analysis.shapes import propagate
-from graphopt.errors import OptionError
+from graphopt.errors import GraphoptError, OptionError
 from graphopt.ir import Graph, Node, TensorType, Value
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.context import Context, Progress, no_progress
 from graphopt.pipeline.instruments import Equivalence, Instrument, Verify
 from graphopt.pipeline.manager import resolve, run_pipeline
-from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.samples import example_inputs, runnable_inputs
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,19 @@ def failure_of(graph: Graph, pipeline: str, *, seed: int = 0, tolerance: float =
     twin = graph.clone()
     witness = _Witness()
     try:
-        context = Context(twin, [tuple(example_inputs(twin, seed))], seed=seed)
+        context = Context(twin, [tuple(_inputs(twin, seed))], seed=seed)
         run_pipeline(twin, pipeline, context, [Verify(), Equivalence(tolerance), witness])
     except Exception as error:  # whatever escapes is what is looked for
         cause = type(error.__cause__).__name__ if error.__cause__ is not None else ""
         return Failing(witness.step, (type(error).__name__, cause), " ".join(str(error).split()))
     return None
+
+
+def _inputs(graph: Graph, seed: int) -> list[torch.Tensor]:
+    try:
+        return runnable_inputs(graph, seed).inputs
+    except GraphoptError:  # the pipeline will say what is wrong with the graph, or with these inputs
+        return example_inputs(graph, seed)
 
 
 def reduce_graph(

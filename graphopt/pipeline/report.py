@@ -18,12 +18,14 @@ class CostSummary:
         macs: multiply-accumulates per sample.
         weights: elements of weights.
         weight_bytes: their bytes as stored.
+        macs_unknown: nodes whose multiply-accumulates cannot be told: of unknown operators, or without sizes.
     """
 
     nodes: int
     macs: int
     weights: int
     weight_bytes: int
+    macs_unknown: int = 0
 
 
 @dataclass
@@ -140,6 +142,7 @@ def _line(entry: PassReport) -> str:
         if entry.before.weights != entry.after.weights:
             parts.append(f"{entry.before.weights:,} -> {entry.after.weights:,} weights")
         if entry.before.macs != entry.after.macs:
-            parts.append(f"{entry.before.macs:,} -> {entry.after.macs:,} MACs")
+            more = " and unknown ones" if entry.after.macs_unknown else ""
+            parts.append(f"{entry.before.macs:,} -> {entry.after.macs:,} MACs{more}")
     parts.extend(str(check["summary"]) for check in entry.checks.values() if "summary" in check)
     return ", ".join(parts)

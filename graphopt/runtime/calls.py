@@ -16,7 +16,7 @@ def call_flat(module: nn.Module, graph: Graph, inputs: Sequence[torch.Tensor]) -
     """Calls `module` (the original, or one emitted from `graph`) on the graph's inputs, in order.
 
     Returns:
-        The tensors of the result, in the order of the graph's outputs.
+        The tensors of the result, in the order of the graph's outputs; numbers that the graph computes as tensors, too.
     """
     signature = graph.signature
     if signature is None:
@@ -26,4 +26,7 @@ def call_flat(module: nn.Module, graph: Graph, inputs: Sequence[torch.Tensor]) -
         args, kwargs = pytree.tree_unflatten(leaves, signature.in_tree)
         result = module(*args, **kwargs)
     flat: list[Any] = pytree.tree_leaves(result)
+    for position, leaf in enumerate(signature.outputs if signature is not None else ()):
+        if leaf.number and leaf.index is not None and position < len(flat):
+            flat[position] = torch.as_tensor(flat[position], dtype=graph.outputs[leaf.index].dtype.torch)
     return [leaf for leaf in flat if isinstance(leaf, torch.Tensor)]

@@ -124,7 +124,14 @@ def _lookup(value: Value, env: Mapping[Value, Any]) -> Any:
 
 
 def _default(value: Value) -> Any:
-    return value.data if value.data is not None else value.strings
+    data = value.data
+    if data is None:
+        return value.strings
+    if data.is_meta:  # torch would go on computing without numbers
+        raise DataError(
+            f"constant '{value.name}' has no data", hint="parse(text, weights) takes what the text leaves out"
+        )
+    return data
 
 
 def _execute(node: Node, arguments: Sequence[Any], env: dict[Value, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from graphopt.analysis.cost import Cost
+from graphopt.analysis.shapes import propagate
 from graphopt.backends import to_onnx, to_torch
 from graphopt.errors import DataError
 from graphopt.ir import Graph
@@ -89,6 +90,8 @@ def measure(
         DataError: a model cannot be run on the inputs.
     """
     batches = list(labelled)
+    for graph in graphs:
+        propagate(graph)  # a file need not tell the shapes that costs follow from
     calls = {str(number): _call(graph, runtime, threads, inputs) for number, graph in enumerate(graphs)}
     before = torch.get_num_threads()
     torch.set_num_threads(threads if runtime == "torch" else before)

@@ -127,7 +127,7 @@ class PruneChannels(Pass):
         details = {"groups": _group_table(coupling, plan, solution), **self._budget_details(solution)}
         frozen = coupling.frozen_by()
         removal.apply()
-        notes += [*silent, *filter(None, [solution.why])]
+        notes += [*silent, *filter(None, [solution.why or self._achieved(solution)])]
         notes.append(f"{len(components)} of {sum(map(len, groups))} components in {len(groups)} groups removed")
         if frozen:
             notes.append("kept whole: " + _reasons(frozen))
@@ -166,6 +166,11 @@ class PruneChannels(Pass):
         if whole == 0:
             raise PassError(f"the graph has no {figure} to cut", where=self.name, hint="give a ratio instead")
         return solve(plan, lambda counts: cost(counts) / whole, target, figure)
+
+    def _achieved(self, solution: Solution) -> str:
+        if self.budget is None:
+            return ""
+        return f"{self.budget[0]} {solution.achieved:.3f} of what it was, {self.budget[1]:g} was asked for"
 
     def _budget_details(self, solution: Solution) -> dict[str, Any]:
         if self.budget is None:

@@ -11,6 +11,7 @@ from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, Origin, Use, Value
 from graphopt.ir.names import unique_names
 from graphopt.passes.quantize.calibration import observe
+from graphopt.passes.quantize.nothing import why_nothing
 from graphopt.passes.quantize.observers import MinMax
 from graphopt.passes.quantize.pairs import add_parameters, insert_pair, pairs
 from graphopt.passes.quantize.placement import Placement, WeightSite, place
@@ -56,7 +57,7 @@ class InsertQDQ(Pass):
         if not placement.integer and not placement.skipped:
             raise PassError(
                 f"target '{target.name}' finds nothing to quantize", where=self.name,
-                hint=f"it quantizes float32 {', '.join(sorted(target.operators))}; is the model quantized already?",
+                hint=why_nothing(graph, target.operators, bodies=False),
             )  # fmt: skip
         report = _report(graph, placement, target)
         if not placement.integer:

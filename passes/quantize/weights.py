@@ -24,6 +24,7 @@ from graphopt.passes.quantize.fit import (
     rows_of,
     storage,
 )
+from graphopt.passes.quantize.nothing import why_nothing
 from graphopt.passes.quantize.pairs import activation_pairs, add_parameters, insert_pair
 from graphopt.passes.quantize.placement import WeightSite
 from graphopt.passes.quantize.scales import parameters_of_range
@@ -105,7 +106,7 @@ class InsertWeightQDQ(Pass):
         if not sites:
             raise PassError(
                 "there is no float32 weight to quantize", where=self.name,
-                hint="is the model quantized already, or everything on the ignore list?",
+                hint=why_nothing(graph, self.operators or target.operators, bodies=True),
             )  # fmt: skip
         if any(True for _ in activation_pairs(graph)):
             raise PassError(

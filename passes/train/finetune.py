@@ -102,7 +102,8 @@ class Finetune(Pass):
             losses = self._train(student, trainable, graph, context, teacher)
         student.eval()
         update_from(graph, student)
-        note = f"loss {losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        change = f"{losses[0]:.4f} -> {losses[-1]:.4f} over {self.epochs} epochs"
+        note = f"loss {change if self.epochs > 1 else f'{losses[0]:.4f} in the one epoch'}"
         return Changes(True, counts={"epochs": self.epochs}, notes=(note,), details={"losses": losses})
 
     def _train(

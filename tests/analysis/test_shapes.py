@@ -211,3 +211,44 @@ def test_named_batch_goes_through_everything(name):
     bind(graph, {"batch": rows})
     assert [value.shape for value in graph.outputs] == [tuple(each.shape) for each in results]
     assert all(isinstance(dim, int) for node in graph.nodes for v in node.outputs if v.uses for dim in v.shape)
+
+
+# -- inputs that are widened by hand
+
+
+def test_what_a_rule_said_of_a_known_input_goes_when_the_input_is_not_known():
+    graph = chain(4)
+    graph.inputs[0].type = TensorType.make(FLOAT, (64, 4))
+    propagate(graph)
+    assert graph.outputs[0].shape == (64, 4)
+    graph.inputs[0].type = TensorType.make(FLOAT, (None, 4))
+    propagate(graph)
+    assert [node.output.shape for node in graph] == [(None, 4)] * 4
+    graph.inputs[0].type = TensorType(FLOAT, None)
+    propagate(graph)
+    assert graph.outputs[0].rank is None or graph.outputs[0].shape[0] is None
+
+
+def test_what_a_file_tells_beyond_the_rule_stays():
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(FLOAT, (8,)))
+    found = graph.add("NonZero", x)
+    found.type = TensorType.make(DType.INT64, (1, 5))
+    graph.add_output(graph.add("Neg", found), "y")
+    for _ in range(2):
+        propagate_all(graph)
+        assert graph.outputs[0].shape == (1, 5)
+    x.type = TensorType.make(FLOAT, (None,))
+    propagate(graph)
+    assert graph.outputs[0].shape == (1, 5)
+
+
+def test_a_widened_input_of_a_clone():
+    graph = chain(2)
+    graph.inputs[0].type = TensorType.make(FLOAT, (64, 4))
+    propagate(graph)
+    twin = graph.clone()
+    twin.inputs[0].type = TensorType.make(FLOAT, ("n", 4))
+    twin.inputs[0].type = TensorType.make(FLOAT, (None, 4))
+    propagate(twin)
+    assert twin.outputs[0].shape == (None, 4)

@@ -243,7 +243,7 @@ def test_sizes_that_are_not_known_are_said_to_be(graphopt, folder):
     text += "{ one = Constant<value = int64[2] {1, 1}>() shape = Shape(x) s = Concat<axis = 0>(one, shape) "
     text += "i = Reshape(x, s) y = Conv(i, w) }"
     onnx.save(onnx.parser.parse_model(text), "short.onnx")
-    assert "0 and those of 1 node whose sizes are not known" in graphopt("inspect", "short.onnx")
+    assert "0 and those of 1 node whose operator or sizes are not known" in graphopt("inspect", "short.onnx")
     facts = json.loads(graphopt("inspect", "short.onnx", "--json"))
     assert (facts["macs"], facts["macs_unknown"]) == (0, 1)
 
@@ -254,3 +254,52 @@ def test_json_of_a_perfect_match_is_json(graphopt):
 
     figures = json.loads(graphopt("bench", SMALL, "--runs", "1", "--json"), parse_constant=refuse)
     assert figures[SMALL]["sqnr_db"] == "inf"
+
+
+def test_names_with_brackets_are_shown_as_they_are(graphopt, folder):
+    graph = go.load("model.onnx")
+    graph.inputs[0].name = "[bold]in[/bold]"
+    graph.output_names[:] = ["[/red]out"]
+    next(iter(graph)).name = "[red]first"
+    next(iter(graph)).origin = next(iter(graph)).origin.__class__()
+    graph.name = "[i]"
+    go.save(graph, "a [x].onnx")
+    text = graphopt("inspect", "a [x].onnx")
+    for word in ("[bold]in[/bold]: float32", "[/red]out: float32", "[red]first", "graph '[i]'"):
+        assert word in text
+    assert "wrote b [y].onnx" in graphopt("optimize", "a [x].onnx", "-p", "fuse", "-o", "b [y].onnx")
+    assert "a [x].onnx: well formed" in graphopt("verify", "a [x].onnx")
+    assert "a [x].onnx" in graphopt("diff", "a [x].onnx", "b [y].onnx")
+
+
+def test_help_has_a_short_form(graphopt):
+    assert "optimize" in graphopt("-h")
+    assert "--runs" in graphopt("bench", "-h")
+
+
+def test_untrained_models_are_the_same_in_every_command(graphopt):
+    graphopt("optimize", "graphopt.models.lenet:lenet", "-p", "eliminate-dead", "-o", "lenet.onnx")
+    assert "equal on the same random inputs" in graphopt("diff", "graphopt.models.lenet:lenet", "lenet.onnx")
+
+
+def test_bench_counts_what_a_file_does_not_tell(graphopt, folder):
+    model = onnx.load("model.onnx")
+    del model.graph.value_info[:]
+    onnx.save(model, "bare.onnx")
+    found = json.loads(graphopt("bench", "bare.onnx", "model.onnx", "--runs", "1", "--json"))
+    assert found["bare.onnx"]["macs"] == found["model.onnx"]["macs"] > 0
+
+
+def test_a_model_that_needs_a_long_signal(graphopt, folder):
+    body = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 1, t] x, float[1, 1, 40] w) => (float y) '
+    body += "{ i = Identity(x) y = Conv(i, w) }"
+    model = onnx.parser.parse_model(body)
+    model.graph.input.pop()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 1, 40), np.float32), "w"))
+    onnx.save(model, "long.onnx")
+    assert "exact to 0.0e+00 on x [2, 1, 128]" in " ".join(
+        graphopt("optimize", "long.onnx", "-p", "simplify", "-o", "l.onnx").split()
+    )
+    assert "equal on the same random inputs (x [2, 1, 128])" in graphopt("diff", "long.onnx", "l.onnx")
+    assert "on x [1, 1, 128]" in graphopt("bench", "long.onnx", "--runs", "1")
+    graphopt("optimize", "long.onnx", "-p", "simplify", "-o", "l.pt2")

@@ -353,3 +353,65 @@ def test_curves_into_a_folder_that_is_not_there(fail):
     assert "there is no folder 'nowhere'" in fail(
         "optimize", SMALL, "-p", "sensitivity{file=nowhere/curves.html}", "-o", "out.onnx"
     )
+
+
+# -- what newcomers try
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("w.pt", "'w.pt' holds what torch.save wrote.*no graph; write a function that returns"),
+     ("w.pth", "holds what torch.save wrote"), ("w.safetensors", "holds weights, and no graph"),
+     ("model.py", "is Python code, of which a function is needed")],
+)  # fmt: skip
+def test_files_of_other_kinds(name, words, fail, folder):
+    (folder / name).write_bytes(b"x")
+    assert re.search(words, fail("inspect", name))
+
+
+def test_functions_written_otherwise(fail, folder):
+    assert "for a function write graphopt.models.lenet:lenet" in fail("inspect", "graphopt.models.lenet.lenet")
+    (folder / "mine.py").write_text("")
+    assert fail("inspect", "mine.py:net").endswith("write mine:net")
+
+
+def test_standard_input_holds_one_model(fail):
+    for command in ("diff", "bench"):
+        assert fail(command, "-", "-") == "standard input holds one model (at -); give files for the others"
+
+
+def test_text_without_its_weights(fail, folder, capfd):
+    text = go.capture(*small())
+    (folder / "m.txt").write_text(str(text))
+    for command in (
+        ("diff", "m.txt", "m.txt"),
+        ("bench", "m.txt"),
+        ("optimize", "m.txt", "-p", "fuse", "-o", "o.onnx"),
+    ):
+        words = "the weights are missing: there is no file 'm.txt.safetensors' (at m.txt); put it beside the text"
+        assert fail(*command) == words
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", "m.txt"])
+    assert caught.value.code == 0
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 17]> g (bool c, float[2, 4] x) => (float[2, 4] y) {
+    y = If (c) <then_branch = t () => (float[2,4] p) { p = Relu (x) },
+                else_branch = e () => (float[2,4] q) { q = Neg (x) }> }"""
+
+
+def test_what_torch_cannot_export_is_one_line(folder):
+    onnx.save(onnx.parser.parse_model(BRANCHES), folder / "if.onnx")
+    done = command("optimize", "if.onnx", "-p", "eliminate-dead", "-o", "if.pt2", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1, done.stderr
+    assert done.stdout == b""
+    assert re.search(rb"cannot be exported by torch \(\w+: .*data-dependent.*\).*write \.onnx instead", done.stderr)
+
+
+def test_made_up_inputs_that_do_not_fit(fail, folder):
+    body = '<ir_version: 8, opset_import: ["": 17]> g (float[1, n] x, float[5, 2] w) => (float[1, 2] y) '
+    body += "{ y = MatMul(x, w) }"
+    onnx.save(onnx.parser.parse_model(body), folder / "m.onnx")
+    line = fail("bench", "m.onnx")
+    assert re.search(r"the inputs were made up \(x \[1, 2\], w \[5, 2\]\): give data", line), line

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import LoadError, SaveError
+from graphopt.frontends import capture
 from graphopt.ir import Graph, parse, print_graph, read_text, write_text
 from tests.ir.graphs import random_graph
 
@@ -147,3 +148,9 @@ def test_nothing_is_evaluated(tmp_path):
     graph = parse(document(f"%y: float32[{call.replace(']', '')}] = A() {{a = {json.dumps(call)}}}\nreturn %y"))
     assert len(graph.outputs[0].shape or ()) == 1
     assert not marker.exists()
+
+
+def test_a_tree_of_a_kind_that_torch_does_not_know():
+    graph = capture(torch.nn.ReLU(), (torch.ones(2),))
+    with pytest.raises(LoadError, match=r"malformed signature: .*builtins\.tu=le"):
+        parse(str(graph).replace("builtins.tuple", "builtins.tu=le", 1))

@@ -94,3 +94,8 @@ def test_infos_tell_name_type_default_and_meaning():
         "either": "whole number | text", "table": "{text: number}", "file": "path", "anything": "anything",
         "function": "from Python only",
     }  # fmt: skip
+
+
+def test_numbers_of_more_bits_than_machines_have():
+    with pytest.raises(OptionError, match="999999999999999999999 is too large a number"):
+        build(Everything, {"needed": "1", "number": "999999999999999999999"})

@@ -7,7 +7,7 @@ import numpy as np
 
 import graphopt as go
 from graphopt.pipeline import PassReport, Report
-from graphopt.pipeline.html import human, to_html
+from graphopt.pipeline.html import human, macs_text, to_html
 from tests.pipeline.passes import small_graph
 
 PIPELINE = "test-double-negation,test-drop-channel,test-only-conv,test-alias{count=0}"
@@ -123,3 +123,26 @@ def test_html_of_nothing_and_of_hostile_names():
 def test_html_marks_broken_promises():
     entry = PassReport("p", modified=True, checks={"equivalence": {"summary": "not exact to 1.0", "max_rel": 1.0}})
     assert 'class="bad" title="max_rel: 1"' in to_html(Report("p", [entry]))
+
+
+def test_macs_that_cannot_be_told_are_marked():
+    graph = small_graph()
+    graph.add_output(graph.append(go.Node("Secret", [graph.inputs[0]], domain="my.domain")).output, "secret")
+    made = go.optimize(graph, PIPELINE)
+    entry = made.of("test-drop-channel")
+    assert (entry.before.macs_unknown, entry.after.macs_unknown) == (1, 1)
+    assert f"{entry.after.macs:,} MACs and unknown ones" in str(made)
+    assert macs_text(entry.after) == f"{entry.after.macs} + ?"
+    assert " + ?" in to_html(made)
+    assert " + ?" not in to_html(report())
+
+
+def test_html_folds_away_what_had_nothing_to_do():
+    text = to_html(report())
+    shown, _, folded = text.partition("<details>")
+    assert "test-drop-channel" in shown
+    assert "test-only-conv" not in shown.replace(PIPELINE, "")
+    assert "test-only-conv" in folded
+    assert "count: 0" not in text
+    assert "<details open>" in to_html(go.optimize(small_graph(), "test-only-conv"))
+    assert "224 B" in text

@@ -12,7 +12,7 @@ from graphopt.errors import DataError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, Node, SequenceType, TensorType
 from graphopt.runtime.compare import Difference, compare, difference
 from graphopt.runtime.ort import OrtSession, kernel_counts
-from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.samples import example_inputs, runnable_inputs
 from graphopt.runtime.timing import median_seconds, medians
 
 # -- compare
@@ -168,3 +168,55 @@ def test_median_is_the_middle_and_functions_take_turns(monkeypatch):
 
 def test_median_of_a_sleep():
     assert 0.001 <= median_seconds(lambda: time.sleep(0.001), repeats=3, warmup=0) < 0.1
+
+
+# -- sample inputs that a graph runs on
+
+
+def windowed(kind, size=20):
+    """A convolution over windows of `size`, unpadded."""
+    graph = Graph()
+    x = graph.add_input("x", kind)
+    graph.add_output(graph.add("Conv", x, graph.add_constant(torch.ones(1, 1, size))), "y")
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [(("n", 1, "m"), (2, 1, 32)), ((None, 1, None), (2, 1, 32)), ((3, 1, "m"), (3, 1, 32)),
+     (("n", 1, "n"), (32, 1, 32)), (("n", 1, "m + 5"), (2, 1, 37)), (("n", 1, 25), (2, 1, 25))],
+)  # fmt: skip
+def test_inputs_are_as_large_as_the_graph_needs(shape, found):
+    made = runnable_inputs(windowed(TensorType.make(DType.FLOAT32, shape)))
+    assert made.inputs[0].shape == found
+    assert made.results[0].shape == (found[0], 1, found[2] - 19)
+    assert str(made) == ("" if found[2] == 25 else f"x {list(found)}")
+
+
+def test_sizes_that_are_given_are_kept():
+    made = runnable_inputs(windowed(TensorType.make(DType.FLOAT32, ("n", 1, "m"))), sizes={"n": 1})
+    assert made.inputs[0].shape == (1, 1, 32)
+    with pytest.raises(go.GraphoptError, match="Conv"):
+        runnable_inputs(windowed(TensorType.make(DType.FLOAT32, ("n", 1, "m"))), sizes={"n": 1, "m": 5})
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 1, 5), 20), (("n", 1, "m"), 5000)])
+def test_a_graph_that_runs_with_no_size_says_what_it_said_first(shape, size):
+    with pytest.raises(go.GraphoptError, match=r"while executing.*Conv"):
+        runnable_inputs(windowed(TensorType.make(DType.FLOAT32, shape), size))
+
+
+def test_checks_say_which_sizes_they_took():
+    graph = windowed(TensorType.make(DType.FLOAT32, ("n", 1, "m")))
+    graph.add_output(graph.add("Identity", graph.outputs[0]), "z")
+    (entry,) = go.optimize(graph, "eliminate-identity").passes
+    assert entry.checks["equivalence"]["summary"] == "exact to 0.0e+00 on x [2, 1, 32]"
+
+
+def test_inputs_are_tried_only_up_to_a_size():
+    kind = TensorType.make(DType.FLOAT32, ("n", "m", "k", "l", "o"))
+    graph = Graph()
+    x = graph.add_input("x", kind)
+    graph.add_output(graph.add("MatMul", x, graph.add_constant(torch.ones(7, 7))), "y")
+    with pytest.raises(go.GraphoptError):
+        runnable_inputs(graph)

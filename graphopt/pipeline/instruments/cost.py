@@ -13,7 +13,7 @@ from graphopt.pipeline.report import CostSummary, PassReport
 def summarise(graph: Graph, context: Context) -> CostSummary:
     """The cost of a graph in four figures."""
     cost = context.get(Cost, graph)
-    return CostSummary(cost.count, cost.macs, cost.weights, cost.weight_bytes)
+    return CostSummary(cost.count, cost.macs, cost.weights, cost.weight_bytes, len(cost.unknown))
 
 
 class CostDelta(Instrument):

@@ -19,7 +19,7 @@ from graphopt.pipeline.report import PassReport
 from graphopt.runtime.compare import Difference, compare
 from graphopt.runtime.executor import run
 from graphopt.runtime.masked import run_masked
-from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.samples import runnable_inputs
 
 # A handful of samples shows a wrong rewrite as well as a whole batch does.
 MAX_ROWS = 4
@@ -49,6 +49,7 @@ class Equivalence(Instrument):
         self._samples: list[torch.Tensor] | None = None
         self._reference: tuple[int, list[Any]] | None = None
         self._unchecked = ""
+        self._sizes = ""  # shapes of made-up inputs, where they had to be larger than usual
         self._kinds: list[ValueType] = []
 
     def before(self, step: Pass, graph: Graph, context: Context, entry: PassReport) -> None:
@@ -70,8 +71,12 @@ class Equivalence(Instrument):
         given = self.inputs is not None or context.has_data
         self._unchecked = ""
         try:
+            if self._samples is None and not given:
+                made = runnable_inputs(graph, context.seed)
+                self._samples, self._sizes = made.inputs, str(made)
+                return graph.version, made.results
             if self._samples is None:
-                self._samples = self._make_samples(graph, context)
+                self._samples = self._given_samples(graph, context)
             return graph.version, self._run(graph, context.seed)
         except (UnsupportedOperatorError, PassError, DataError) as error:
             # An unknown operator says nothing against a pass, nor does a graph that our random inputs do not fit.
@@ -117,7 +122,7 @@ class Equivalence(Instrument):
             "max_abs": found.max_abs,
             "max_rel": found.max_rel,
             "sqnr_db": found.sqnr,
-            "summary": _summary(step.contract, found, broken),
+            "summary": _summary(step.contract, found, broken) + (f" on {self._sizes}" if self._sizes else ""),
         }
         if broken and self.strict:
             off = (
@@ -137,11 +142,9 @@ class Equivalence(Instrument):
         first, second = self._run(graph, context.seed), self._run(graph, context.seed + 1)
         return not compare(second, first).within(self.tolerance)
 
-    def _make_samples(self, graph: Graph, context: Context) -> list[torch.Tensor]:
+    def _given_samples(self, graph: Graph, context: Context) -> list[torch.Tensor]:
         if self.inputs is not None:
             return list(self.inputs)
-        if not context.has_data:
-            return example_inputs(graph, context.seed)
         batch = context.data.first().inputs
         rows = [v.shape[0] if v.shape else None for v in graph.inputs]
         free = all(row is not None and not isinstance(row, int) for row in rows)

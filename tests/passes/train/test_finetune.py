@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -237,3 +238,13 @@ def test_recovers_pruned_digits():
     tuned = accuracy(go.to_torch(graph).eval(), samples.test_x, samples.test_y)
     assert tuned > 0.95
     assert tuned > pruned
+
+
+@pytest.mark.parametrize(
+    ("epochs", "note"), [(1, r"loss \d\.\d{4} in the one epoch"), (2, r"loss \S+ -> \S+ over 2 epochs")]
+)
+def test_the_loss_in_words(epochs, note):
+    _, graph = captured()
+    (entry,) = go.optimize(graph, f"finetune{{epochs={epochs}}}", batches()).passes
+    assert len(entry.notes) == 1
+    assert re.fullmatch(note, entry.notes[0])
