@@ -233,7 +233,8 @@ def _fused(
         causal, grouped = sight.right == 0, q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=factor, enable_gqa=grouped)
     bias = _bias(mask, sight.allowed(q, k.shape[2]), q, k.shape[2])
-    y = F.scaled_dot_product_attention(q, *(_repeated(x, q.shape[1]) for x in (k, v)), bias, scale=factor)
+    keys, values = _repeated(k, q.shape[1]), _repeated(v, q.shape[1])
+    y = F.scaled_dot_product_attention(q, keys, values, bias, scale=factor)
     return y if bias is None else y.masked_fill(_unseen(bias), 0)
 
 

@@ -77,7 +77,7 @@ class FuseParallel(Pass):
         after = 2 if branches[0].nodes == 1 else 3
         if sum(branch.nodes for branch in branches) <= after:
             return 0
-        branches = sorted(branches, key=cmp_to_key(lambda a, b: -1 if a.node.is_before(b.node) else 1))
+        branches = sorted(branches, key=cmp_to_key(_in_order))
         first, graph = branches[0].node, branches[0].node.graph
         if graph is None:
             return 0
@@ -98,6 +98,10 @@ class FuseParallel(Pass):
         replaced = [node.output for node in readers or [branch.last for branch in branches]]
         replace(replaced, parts, fresh=op.nodes[-1:], keep=lambda value: False)
         return len(branches)
+
+
+def _in_order(a: _Branch, b: _Branch) -> int:
+    return -1 if a.node.is_before(b.node) else 1
 
 
 def _data(value: Value | None) -> torch.Tensor:
