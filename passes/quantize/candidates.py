@@ -21,24 +21,27 @@ from graphopt.runtime import run
 from graphopt.runtime.executor import bind_inputs
 from graphopt.targets import Scheme
 
+#: The first candidate stays unless another's error is less than this part of its own: what is closer, part of the data
+#: does not tell apart.
+_CLEARLY = 0.95
+
 #: Scale and zero point.
 Parameters = tuple[torch.Tensor, torch.Tensor]
 
 
 class Candidates(Histogram):
-    """One histogram from which every method takes its range.
+    """One histogram from which every method takes the range that it would find by itself.
 
     Args:
         percent: part of the values that the percentile keeps, out of 100.
-        bins: number of bins, a multiple of 4.
     """
 
-    def __init__(self, percent: float, bins: int = 4096) -> None:
-        super().__init__(bins)
+    def __init__(self, percent: float) -> None:
+        super().__init__(bins=4096)  # what the finest of them has
         self.percent = percent
 
     def ranges(self, scheme: Scheme) -> dict[str, Range]:
-        """The range of each method, by its name; the first is to be taken where they cost the same."""
+        """The range of each method, by its name; the first is to be taken where they cost about the same."""
         readings: dict[str, Histogram] = {
             "mse": MeanSquareError(),
             "entropy": Entropy(),
@@ -149,10 +152,16 @@ class Trial:
         result: torch.Tensor = execute(pair.dequantize, [stored, *parameters])[0]
         return result
 
-    def best(self, scale: Value) -> str:
-        """The candidate whose errors, as parts of what each reader computes, have the least sum."""
+    def errors(self, scale: Value) -> dict[str, float]:
+        """The error of each candidate: the sum over the readers of its part of what they compute."""
         losses = self.losses[scale].values()
-        return min(self.candidates[scale], key=lambda name: sum(each.of(name) for each in losses))
+        return {name: sum(each.of(name) for each in losses) for name in self.candidates[scale]}
+
+    def best(self, scale: Value) -> str:
+        """The candidate with the least error, or the first where that is not clearly worse."""
+        errors = self.errors(scale)
+        first, least = next(iter(errors)), min(errors, key=errors.__getitem__)
+        return least if errors[least] < _CLEARLY * errors[first] else first
 
 
 def best_parameters(

@@ -132,9 +132,10 @@ class Histogram:
         self.counts[self.half :] += counts[self.half + 2 : -1]
 
     def share(self, other: Histogram) -> None:
-        """Takes over what another has counted."""
-        self.half, self.counts, self.zeros = other.half, other.counts, other.zeros
-        self.width, self.exact = other.width, other.exact
+        """Takes over what another has counted in bins as wide, or a whole number of times narrower."""
+        factor = other.half // self.half
+        self.counts, self.width = other.counts.view(-1, factor).sum(1), other.width * factor
+        self.zeros, self.exact = other.zeros, other.exact
 
     def _double(self) -> None:
         merged = self.counts.view(-1, 2).sum(1)
