@@ -244,3 +244,13 @@ def test_share_zero_allows_nothing_beyond_growth():
     d.output(d.Add(d.input("n", 256, 4), d.GatherND(d.weight(49, 4), d.constant(torch.randint(0, 49, (256, 1))))))
     fold(d, share=0.0)
     assert ops(d.graph) == ["GatherND", "Add"]
+
+
+def test_what_results_grow_in_place_of_their_constants_alone_is_charged():
+    # 16 KiB may be spent: 12000 bytes become 24000, of which 12000 are freed and 1024 are free; so do 3000 and 6000.
+    d = Draft()
+    for size in (12000, 3000):
+        small = d.constant(torch.ones(size, dtype=torch.int8))
+        d.output(d.Add(d.input(size, dtype=DType.INT16), d.Cast(small, to=int(DType.INT16))))
+    _, changes = fold(d)
+    assert changes.counts == {"folded": 2}
