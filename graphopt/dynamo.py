@@ -116,8 +116,6 @@ class _Compiled:
         self._numbers = [
             i for i, node in enumerate(placeholders) if _is_number(node) and not _shown_by(node, placeholders)
         ]
-        returned: Any = module.graph.output_node().args[0]
-        self._sizes = [isinstance(item, fx.Node) and _is_number(item) for item in returned]
         self._weights: list[Any] = []
         self._built: dict[Hashable, Callable[..., Any]] = {}
 
@@ -129,8 +127,7 @@ class _Compiled:
                 warnings.warn(f"graphopt runs a graph as torch traced it: {_MANY}", stacklevel=2)
                 return self._module(*arguments)
             run = self.build(arguments)
-        results = run(*self._dynamic(arguments))
-        return tuple([item.item() if is_number else item for item, is_number in zip(results, self._sizes, strict=True)])
+        return run(*self._dynamic(arguments))
 
     def build(self, arguments: Sequence[Any]) -> Callable[..., Any]:
         """Captures, optimises and emits the graph for the weights and numbers among `arguments`."""

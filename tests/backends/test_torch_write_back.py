@@ -159,11 +159,24 @@ def test_sizes_in_the_modules_own_code_are_found_out():
 
 
 def test_inputs_that_cannot_be_made_up():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3))
-    graph = capture(net.eval(), (X,), dynamic={0: {0: "n", 2: "h", 3: "w"}})
+    class Fives(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.fc(x.view(-1, 5))
+
+    net, x = Fives(), torch.ones(4, 10)
+    graph = capture(net.eval(), (x,), dynamic={0: {0: "n", 1: "m"}})
     with pytest.raises(GraphoptError, match=r"does not run on made-up inputs.*say example="):
         write_back(graph, net)
-    write_back(graph, net, example=[X])
+    write_back(graph, net, example=[x])
+
+
+def test_made_up_inputs_are_as_large_as_it_takes():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    write_back(capture(net.eval(), (X,), dynamic={0: {0: "n", 2: "h", 3: "w"}}), net)
 
 
 def test_a_layer_used_twice_and_tied_weights_shrink_together():
