@@ -117,12 +117,12 @@ def test_moments_are_those_of_sampled_numbers(activation):
 )  # fmt: skip
 def test_what_two_normalizations_make_together(together):
     module = Two(together).eval()
-    data = [(a, b) for (a,), (b,) in zip(pixels(100, size=6), pixels(100, size=6, seed=1), strict=True)]
+    data = [(a, b) for (a,), (b,) in zip(pixels(60, size=6), pixels(60, size=6, seed=1), strict=True)]
     graph = go.capture(module, data[0])
     found = expectations(graph)[graph.outputs[0]]
     with torch.no_grad():
         sampled = sum(module(*batch).double().transpose(0, 1).flatten(1).mean(1) for batch in data) / len(data)
-    # As flat rows have fewer samples of each: 1,600.
+    # As flat rows have fewer samples of each: 960.
     torch.testing.assert_close(found.mean, sampled, atol=0.02 if len(sampled) < 100 else 0.2, rtol=0)
 
 
@@ -162,7 +162,7 @@ def test_the_error_of_a_layer_is_what_sampling_finds(layer, target):
     for part in (part for part in layer.modules() if hasattr(part, "reset_parameters")):
         part.reset_parameters()
     module = nn.Sequential(normalization(), nn.ReLU(), layer).eval()
-    data = pixels(60, size=6)
+    data = pixels(40, size=6)
     graph = go.capture(module, data[0])
     go.optimize(graph, f'insert-qdq{{target="{target(3)}",everything=true}}', data[:1], check=False)
     (found,) = quantized_layers(graph)
@@ -208,7 +208,7 @@ def biases(graph):
 
 @pytest.mark.parametrize(("per_channel", "through_onnx"), [(False, False), (True, True)])
 def test_on_normal_numbers_it_does_what_the_empirical_correction_does(per_channel, through_onnx, target):
-    data = pixels(12)
+    data = pixels(8)
     found = {}
     for method in ("none", "analytic", "empirical"):
         graph = go.capture(deep(), data[0])
