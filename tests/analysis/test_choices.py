@@ -17,6 +17,7 @@ X = RNG.standard_normal((7, 5)).astype(np.float32)
 ROUTER = RNG.standard_normal((5, 6)).astype(np.float32)
 STACK = RNG.standard_normal((6, 5, 4)).astype(np.float32)
 ROWS = RNG.standard_normal((3, 6, 4)).astype(np.float32)
+NUMBER = np.array([0, 1, 2, 0, 1, 2, 0])
 KEPT = [0, 2, 3, 5]
 for faint in (1, 4):
     ROUTER[:, faint] *= 1e-3
@@ -49,8 +50,8 @@ def exported(stack, columns=("chosen",)):
     ends = [node("Unsqueeze", f"wide{i} last", f"column{i}") for i, _ in enumerate(columns)]
     return [
         node("Max", " ".join(columns), "largest"), node("Shape", "largest", "shape"), *wide, *ends,
-        node("Concat", " ".join(f"column{i}" for i, _ in enumerate(columns)), "at", axis=-1),
-        node("GatherND", f"{stack} at", "found"),
+        node("Concat", " ".join(f"column{i}" for i, _ in enumerate(columns)), "beside", axis=-1),
+        node("Cast", "beside", "at", to=TensorProto.INT64), node("GatherND", f"{stack} at", "found"),
     ]  # fmt: skip
 
 
@@ -69,9 +70,8 @@ def stacked():
 
 def with_a_constant_column():
     """``rows[number, chosen]``: the second column alone is a choice."""
-    number = np.array([0, 1, 2, 0, 1, 2, 0])
-    graph = loaded(*exported("rows", ("number", "chosen")), node("Identity", "found", "y"), rows=ROWS, number=number)
-    return graph, {"router": {1: KEPT}, "rows": {1: KEPT}}, ROWS[:, KEPT][number, chosen(ROUTER[:, KEPT])]
+    graph = loaded(*exported("rows", ("number", "chosen")), node("Identity", "found", "y"), rows=ROWS, number=NUMBER)
+    return graph, {"router": {1: KEPT}, "rows": {1: KEPT}}, ROWS[:, KEPT][NUMBER, chosen(ROUTER[:, KEPT])]
 
 
 def joined():
@@ -114,9 +114,12 @@ def test_choices_are_followed(case):
      node("Gather", "x one", "few"), node("Unsqueeze", "few one", "row"), node("MatMul", "row found", "y")],
     [node("Max", "chosen one", "largest"), node("Shape", "largest", "shape"), node("Expand", "largest shape", "at"),
      node("Gather", "stack at", "found"), *PRODUCT],
-], ids=["with another number", "beside another number", "of which the shape is read as well"])  # fmt: skip
+    [*exported("rows", ("number", "chosen"))[:-1], node("Transpose", "at", "turned"),
+     node("Transpose", "turned", "back"), node("GatherND", "rows back", "y")],
+], ids=["with another number", "beside another number", "of which the shape is read as well", "in columns that move"],
+)  # fmt: skip
 def test_numbers_that_may_be_others_keep_all(nodes):
-    graph = loaded(*nodes, stack=STACK)
+    graph = loaded(*nodes, stack=STACK, rows=ROWS, number=NUMBER)
     propagate_all(graph)
     coupling = ChannelCoupling(graph)
     assert all(len(group) != 6 for group in coupling.groups)
