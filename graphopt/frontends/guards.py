@@ -46,6 +46,9 @@ def assumptions(program: ExportedProgram, examples: Sequence[Example]) -> list[s
         if _ABOUT_ONE.search(guard):
             continue
         text = _SOURCE.sub(lambda match: _label(match, by_name), guard)
+        left, equals, right = text.partition(" == ")
+        if equals and left == right:  # two inputs of one name, which says as much
+            continue
         _check_open(guard, text, by_name)
         _check_example(guard, text, by_name)
         found.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from graphopt.analysis.shapes import propagate
-from graphopt.errors import DataError, OptionError
+from graphopt.errors import DataError, GraphoptError, OptionError
 from graphopt.ir import Graph
 from graphopt.ir.expect import kind_of
 from graphopt.pipeline.data import Data
@@ -24,6 +25,29 @@ Progress = Callable[[Iterable[Any], str, int | None], Iterator[Any]]
 def no_progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
     """Progress that shows nothing."""
     return iter(items)
+
+
+def _measuring(evaluate: Callable[[Graph], float]) -> Callable[[Graph], float]:
+    """The user's measure, whose mistakes are told as such."""
+
+    def measure(graph: Graph) -> float:
+        try:
+            found = evaluate(graph)
+        except GraphoptError:
+            raise
+        except Exception as error:  # the user's own function
+            raise OptionError(f"evaluate raised {type(error).__name__}: {error}", where="evaluate") from error
+        try:
+            number = float(found)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if math.isnan(number):
+            raise OptionError(
+                f"evaluate returned {found!r}", where="evaluate", hint="return a number, higher is better"
+            )
+        return number
+
+    return measure
 
 
 class Context:
@@ -54,7 +78,7 @@ class Context:
             )  # fmt: skip
         self.graph = graph
         self.seed = seed
-        self.evaluate = evaluate
+        self.evaluate = None if evaluate is None else _measuring(evaluate)
         self.options = options
         self._progress = progress
         self._data = None if data is None else data if isinstance(data, Data) else Data(data, graph)

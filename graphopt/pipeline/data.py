@@ -137,10 +137,16 @@ def _checked(item: Any, value: Value, where: str) -> torch.Tensor:
     if kind.shape is not None and not _fits(tensor.shape, kind.shape):
         raise DataError(
             f"array '{name}' has shape {list(tensor.shape)}, the input wants {kind}",
-            where=where, hint="give samples of that shape, or capture the model with dynamic dimensions",
+            where=where, hint=_shape_hint(tensor.shape, kind.shape),
         )  # fmt: skip
     _check_finite(tensor, name, where)
     return tensor
+
+
+def _shape_hint(shape: Sequence[int], wanted: Sequence[Any]) -> str:
+    if len(shape) + 1 == len(wanted) and _fits(shape, wanted[1:]):
+        return "it is a single sample: give batches, such as torch.utils.data.DataLoader(dataset, batch_size=32)"
+    return "give samples of that shape, or capture the model with dynamic dimensions"
 
 
 def _check_finite(tensor: torch.Tensor, name: str, where: str) -> None:

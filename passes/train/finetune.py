@@ -148,7 +148,7 @@ class Finetune(Pass):
     def _loss(
         self, student: nn.Module, graph: Graph, batch: Batch, teacher: Teacher | None, context: Context
     ) -> torch.Tensor:
-        rule: Loss = context.options.get("loss", classification)
+        rule = _rule(context)
         logits = call_flat(student, graph, batch.inputs)[self.output]
         if teacher is None:
             if batch.labels is None:
@@ -194,6 +194,27 @@ def _teaching(context: Context) -> Iterator[Teacher | None]:
         module.to(home)
         for each, training in modes.items():
             each.training = training
+
+
+def _rule(context: Context) -> Loss:
+    """The loss of (output, labels), whose mistakes are told as the user's where it is the user's."""
+    given = context.options.get("loss")
+    if given is None:
+        return classification
+    if not callable(given):
+        raise OptionError(f"the loss is {given!r}", where="loss", hint="give a function of (output, labels)")
+
+    def rule(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        try:
+            found: object = given(output, labels)
+        except Exception as error:  # the user's own function
+            raise OptionError(f"the loss raised {type(error).__name__}: {error}", where="loss") from error
+        if not isinstance(found, torch.Tensor) or found.numel() != 1:
+            kind = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise OptionError(f"the loss returned {kind}", where="loss", hint="return a tensor of one number")
+        return found
+
+    return rule
 
 
 def _device() -> torch.device:

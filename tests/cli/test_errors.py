@@ -235,7 +235,7 @@ def test_no_command_shows_the_help(folder, capsys):
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
 def test_interruptions(error, status, folder, monkeypatch, capsys):
-    def read(spec):
+    def read(spec, weights):
         raise error
 
     monkeypatch.setattr("graphopt.cli.models.read", read)
@@ -267,7 +267,7 @@ def test_report_on_a_full_disk(folder, monkeypatch):
 
 
 def test_foreign_errors_keep_their_traceback(folder, monkeypatch):
-    monkeypatch.setattr("graphopt.cli.models.read", lambda spec: 1 / 0)
+    monkeypatch.setattr("graphopt.cli.models.read", lambda spec, weights: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["inspect", "m.onnx"])
 

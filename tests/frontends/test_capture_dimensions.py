@@ -73,6 +73,7 @@ def test_what_is_assumed_of_open_dimensions():
     assumed = graph.metadata["torch.assumes"]
     assert [holds(assumed, {"n": n}) for n in range(3, 9)] == [False, True] * 3
     assert not capture(nn.Linear(6, 3), (X,), dynamic={"input": {0: "n"}}).metadata
+    assert not capture(Wrap(torch.add), (X, X + 1), dynamic={"args": [{0: "n"}, {0: "n"}]}).metadata
     graph = capture(Wrap(lambda x: x if x.shape[0] > 3 else x * 2), (X,), dynamic={"args": [{0: "n"}]})
     assert graph.metadata == {"torch.assumes": "n > 3"}
     graph = capture(Wrap(lambda x: x if x.shape[0] > 3 else x * 2), (X[:1],), dynamic={"args": [{0: "n"}]})

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from graphopt.analysis.cost import Cost
-from graphopt.errors import DataError
+from graphopt.errors import DataError, OptionError
 from graphopt.ir import DType, TensorType
 from graphopt.pipeline import Context, Data
 from graphopt.pipeline.context import no_progress
@@ -67,9 +67,10 @@ def test_data_is_asked_for_in_words():
 
 
 def test_seed_and_options():
-    context = Context(small_graph(), seed=3, teacher="me", evaluate=len)
+    graph = small_graph()
+    context = Context(graph, seed=3, teacher="me", evaluate=lambda given: 3 if given is graph else 0)
     assert context.options == {"teacher": "me"}
-    assert context.evaluate is len
+    assert context.evaluate(graph) == 3
     assert torch.equal(torch.randn(3, generator=context.generator()), torch.randn(3, generator=context.generator()))
 
 
@@ -100,3 +101,17 @@ def test_bars_go_away_with_an_error(terminal):
     bar.close()
     assert list(progress([5], "next")) == [5]
     assert terminal.getvalue().count("\x1b[?25h") >= 2  # the cursor is shown again
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "words"),
+    [(lambda graph: 1 / 0, "evaluate raised ZeroDivisionError: division by zero"),
+     (lambda graph: "good", "evaluate returned 'good' .*return a number"),
+     (lambda graph: None, "evaluate returned None"), (lambda graph: float("nan"), "evaluate returned nan"),
+     (lambda graph: torch.ones(2), "evaluate returned tensor")],
+)  # fmt: skip
+def test_measures_that_give_no_number(evaluate, words):
+    graph = small_graph()
+    with pytest.raises(OptionError, match=words):
+        Context(graph, evaluate=evaluate).evaluate(graph)
+    assert Context(graph, evaluate=lambda graph: torch.tensor(0.5)).evaluate(graph) == 0.5

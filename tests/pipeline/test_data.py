@@ -151,3 +151,8 @@ def test_truncated_file(tmp_path):
     (tmp_path / "d.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read as numpy arrays"):
         Data(tmp_path / "d.npz", small_graph())
+
+
+def test_a_dataset_is_no_loader():
+    with pytest.raises(DataError, match=r"has shape \[4\].*it is a single sample: give batches, such as .*DataLoader"):
+        Data(TensorDataset(torch.from_numpy(X)), small_graph()).first()

@@ -248,3 +248,14 @@ def test_the_loss_in_words(epochs, note):
     (entry,) = go.optimize(graph, f"finetune{{epochs={epochs}}}", batches()).passes
     assert len(entry.notes) == 1
     assert re.fullmatch(note, entry.notes[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [(3, "the loss is 3 .*function of"), (lambda a, b: 1 / 0, "the loss raised ZeroDivisionError: division by zero"),
+     (lambda a, b: a, r"the loss returned \[16, 3\] .*one number"), (lambda a, b: 0.5, "the loss returned float")],
+)  # fmt: skip
+def test_a_loss_that_is_none(loss, words):
+    _, graph = captured()
+    with pytest.raises(OptionError, match=words):
+        go.optimize(graph, "finetune{epochs=1}", batches(1), loss=loss)
