@@ -216,3 +216,10 @@ def test_complex_numbers_keep_their_imaginary_parts():
 def test_tensors_that_no_graph_holds(function, kind):
     with pytest.raises(CaptureError, match=kind):
         go.capture(Wrap(function), (X,))
+
+
+def test_digamma_of_doubles_has_the_digits_of_doubles():
+    x = torch.linspace(-5.3, 30, 60, dtype=torch.float64)
+    model = go.to_onnx(go.capture(Wrap(torch.digamma), (x,)))
+    [found] = OrtSession(model).run([x])
+    torch.testing.assert_close(torch.from_numpy(found), torch.digamma(x), rtol=1e-10, atol=1e-10)

@@ -361,6 +361,16 @@ def casts_with_loss(d):
     )
 
 
+@match(C.MergeViews)
+def views_of_nothing(d):
+    return d.Relu(d.Reshape(d.Flatten(d.input(0, 3, 4)), [12, -1]))
+
+
+@miss(C.MergeViews, reason="depends on the operand in between")
+def views_of_nothing_whose_target_copies_an_extent(d):
+    return d.Relu(d.Reshape(d.Flatten(d.input(0, 3, 4)), [0, 4, 3]))
+
+
 @match(C.MergePads)
 def pads(d):
     return d.Pad(d.Pad(d.input("n", 4), [0, 1, 0, 2], d.full(0)), [1, 0, 0, 1])
