@@ -61,7 +61,7 @@ class Case:
 
 
 FUSE = "simplify,fuse,"
-TRAIN = "finetune{epochs=1,lr=0.0002}"
+TRAIN = "finetune{epochs=1,lr=0.00005}"
 
 CASES = [
     Case("equalize{by=weights}", "mobilenet_v2 with ReLU", "8 bits per tensor", FUSE + TENSOR % 8,
@@ -82,8 +82,8 @@ CASES = [
     Case("awq", "gpt, uneven", "products with weights of 4 bits", PRODUCTS, f"awq{{bits=4}},{PRODUCTS}"),
     Case("reestimate-bn", "resnet20", "3 bits per channel", CHANNEL % 3, f"{CHANNEL % 3},reestimate-bn"),
     Case("reestimate-bn", "mobilenet_v2", "4 bits per channel", CHANNEL % 4, f"{CHANNEL % 4},reestimate-bn"),
-    Case("finetune", "mobilenet_v2", "4 bits per channel, one epoch of 10,000 images", CHANNEL % 4,
-         f"{CHANNEL % 4},{TRAIN}", 10_000),
+    Case("finetune", "mobilenet_v2", "4 bits per channel, one epoch of 2,560 images", CHANNEL % 4,
+         f"{CHANNEL % 4},{TRAIN}", 2560),
     Case("finetune", "resnet20", "3 bits per channel, one epoch of 2,560 images", CHANNEL % 3,
          f"{CHANNEL % 3},{TRAIN}", 2560),
     Case("learn-scales,finetune", "resnet20", "3 bits per channel, one epoch of 2,560 images", CHANNEL % 3,
