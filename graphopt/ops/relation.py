@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -73,8 +73,7 @@ class Relation:
     def tie(self, label: str, size: Dim, *refs: DimRef) -> None:
         """Puts one whole axis on each of `refs`; does nothing when the size is not a number."""
         if isinstance(size, int):
-            for ref in refs:
-                self.axes[ref] = (Axis(label, size),)
+            self.axes.update(dict.fromkeys(refs, (Axis(label, size),)))
 
     def select(self, part: DimRef, whole: DimRef, index: range | Sequence[int]) -> None:
         """States that `part` holds indices `index` of `whole`."""
@@ -127,11 +126,12 @@ def labels(
         attributes: attributes of the node that state the size of a label.
     """
     relation = Relation(attributes=dict(attributes or {}))
+    known = tuple((name, size) for name, size in sizes.items() if isinstance(size, int)) if sizes else ()
     left, right = _operands(notation)
     for specs, values in ((left, node.inputs), (right, node.outputs)):
         for tokens, value in zip(specs, values, strict=False):
             if value is not None and tokens is not None and (shape := value.shape) is not None:
-                _label_operand(relation, value, shape, tokens, sizes or {}, reasons or {})
+                _label_operand(relation, value, shape, tokens, known, reasons or {})
     return relation
 
 
@@ -139,7 +139,8 @@ class _Token(NamedTuple):
     """What the notation says of one dimension."""
 
     text: str
-    names: tuple[str, ...]  # as written, with "!" where a label is frozen
+    names: tuple[str, ...]
+    frozen: tuple[str, ...]  # those of the names that are written with "!"
     spread: bool = False  # aligned from the right with the other operands: broadcast ones take no part
 
 
@@ -157,20 +158,23 @@ def _operands(notation: str) -> tuple[tuple[tuple[str, ...] | None, ...], ...]:
 def _tokens(texts: tuple[str, ...], rank: int) -> tuple[_Token | None, ...]:
     """A token for each of `rank` dimensions, none for frozen ones; more or fewer when they cannot be that many."""
     spread = next((i for i, text in enumerate(texts) if text in ("*", "...")), None)
-    tokens = [None if text == "*" else _Token(text, tuple(text.strip("()").split())) for text in texts]
+    tokens = [None if text == "*" else _token(text) for text in texts]
     if spread is not None:
         count = rank - (len(texts) - 1)
         around = texts[spread] == "*"
-        tokens[spread : spread + 1] = [
-            None if around else _Token(f"~{count - k}", (f"~{count - k}",), True) for k in range(count)
-        ]
+        tokens[spread : spread + 1] = [None if around else _token(f"~{count - k}", True) for k in range(count)]
     return tuple(tokens)
 
 
+def _token(text: str, spread: bool = False) -> _Token:
+    names = text.strip("()").split()
+    frozen = tuple(name[1:] for name in names if name.startswith("!"))
+    return _Token(text, tuple(name.lstrip("!") for name in names), frozen, spread)
+
+
 def _label_operand(
-    relation: Relation, value: Value, shape: Shape, texts: tuple[str, ...], sizes: Mapping[str, Dim],
-    reasons: Mapping[str, str],
-) -> None:  # fmt: skip
+    relation: Relation, value: Value, shape: Shape, texts: tuple[str, ...], sizes: _Sizes, reasons: Mapping[str, str]
+) -> None:
     tokens = _tokens(texts, len(shape))
     if len(tokens) != len(shape):
         for mismatched in tokens:
@@ -185,36 +189,29 @@ def _label_operand(
             relation.axes[value, dim] = ()
         elif not isinstance(extent, int):
             _freeze_names(relation, token, "a size that is known only when the graph runs")
+        elif (axes := _axes(token.names, extent, sizes)) is None:
+            _freeze_names(relation, token, f"a dimension of {extent} that does not factor as expected")
         else:
-            _label_dimension(relation, (value, dim), extent, token, sizes, reasons)
-
-
-def _label_dimension(
-    relation: Relation, ref: DimRef, extent: int, token: _Token, sizes: Mapping[str, Dim], reasons: Mapping[str, str]
-) -> None:
-    axes = _axes(token.names, extent, sizes)
-    if axes is None:
-        _freeze_names(relation, token, f"a dimension of {extent} that does not factor as expected")
-        return
-    relation.axes[ref] = axes
-    for name in token.names:
-        if name.startswith("!"):
-            relation.frozen[name[1:]] = reasons.get(name[1:], "")
+            relation.axes[value, dim] = axes
+            for label in token.frozen:
+                relation.frozen[label] = reasons.get(label, "")
 
 
 def _freeze_names(relation: Relation, token: _Token, reason: str) -> None:
     """What one operand cannot say about a label keeps the other operands from losing its indices."""
     if token.text != "_":
         for name in token.names:
-            relation.frozen.setdefault(name.lstrip("!"), reason)
+            relation.frozen.setdefault(name, reason)
 
 
-def _axes(names: Sequence[str], extent: int, sizes: Mapping[str, Dim]) -> tuple[Axis, ...] | None:
-    if len(names) == 1 and names[0] not in sizes and names[0][0] != "!":
-        return (Axis(names[0], extent),)
-    plain = [name.lstrip("!") for name in names]
-    known = {name: size for name in plain if isinstance(size := sizes.get(name), int)}
-    open_names = [name for name in plain if name not in known]
+#: Sizes of labels that are known.
+_Sizes: TypeAlias = tuple[tuple[str, int], ...]
+
+
+@lru_cache(maxsize=4096)  # networks repeat their layers
+def _axes(names: tuple[str, ...], extent: int, sizes: _Sizes) -> tuple[Axis, ...] | None:
+    known = {name: size for name, size in sizes if name in names}
+    open_names = [name for name in names if name not in known]
     rest = extent
     for size in known.values():
         if size == 0 or rest % size:
@@ -222,4 +219,4 @@ def _axes(names: Sequence[str], extent: int, sizes: Mapping[str, Dim]) -> tuple[
         rest //= size
     if len(open_names) > 1 or (not open_names and rest != 1):
         return None
-    return tuple(Axis(name, known.get(name, rest)) for name in plain)
+    return tuple(Axis(name, known.get(name, rest)) for name in names)

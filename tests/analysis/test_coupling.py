@@ -68,6 +68,39 @@ def test_dimensions_that_operators_relate_are_one_extent():
     assert extents.factors(extent_of(extents, w, 1)) == [(1, 6)]
 
 
+def test_dimensions_that_nothing_relates_have_no_extent():
+    net = Net(1, 4, 9, 9)
+    w = net.w("w", 6, 4, 3, 3)
+    shown = net.add("Conv", net.x, w)
+    net.graph.add_output(net.add("Relu", shown), "y")
+    extents = find_extents(net.graph)
+    assert extent_of(extents, w, 2) is None
+    assert extent_of(extents, net.x, 2) is None
+    # The window's end is related further on, and has to stay because the convolution says nothing of it.
+    rows = extent_of(extents, shown, 2)
+    assert rows == extent_of(extents, net.graph.outputs[0], 2)
+    assert rows in extents.frozen
+    assert extent_of(extents, w, 0) == extent_of(extents, net.graph.outputs[0], 1)
+
+
+def test_extents_merge_whatever_the_order_of_their_ties():
+    # Two chains that only the last node joins, and a third that stays alone.
+    net = Net(2, 4)
+    chains = [net.linear(net.x, f"w{number}", 6) for number in range(3)]
+    ends = []
+    for value in chains:
+        for op in ("Relu", "Sigmoid", "Tanh"):
+            value = net.add(op, value)
+        ends.append(value)
+    net.graph.add_output(net.linear(net.add("Add", ends[1], ends[0]), "last", 3), "y")
+    net.graph.add_output(net.linear(ends[2], "other", 3), "z")
+    extents = find_extents(net.graph)
+    joined, alone = extent_of(extents, chains[0], 1), extent_of(extents, chains[2], 1)
+    assert joined == extent_of(extents, chains[1], 1) == extent_of(extents, ends[0], 1) != alone
+    assert {value.name for value, _ in extents.members[joined] if value.is_constant} == {"w0", "w1", "last"}
+    assert len(extents.members) == len(extents.sizes) == len({extents.of(v, d) for m in extents.members for v, d in m})
+
+
 def test_cuts_travel_along_all_relations():
     net = Net(2, 4)
     hidden = net.add("Add", net.linear(net.x, "w", 24), net.w("b", 24))

@@ -6,8 +6,8 @@ atoms; connected components are what can be removed: all of a component or nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -16,8 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from graphopt.analysis.coupling.extents import Choice, Extents, Product
 
 
-@dataclass(frozen=True)
-class Factor:
+class Factor(NamedTuple):
     """One factor of an extent; atom ``first + i`` is its index i.
 
     Attributes:
@@ -38,30 +37,35 @@ class Factor:
 
 
 class Atoms:
-    """The atoms of a graph and their components.
+    """The atoms of a graph and their components; those of an extent are numbered in a row.
 
     Attributes:
         factors: per extent its factors, innermost first.
         count: number of atoms.
+        starts: first atom of each extent.
+        lengths: number of atoms of each extent.
         component: component of each atom.
         components: number of components.
         frozen: per component, whether it must stay.
+        reasons: why single atoms are frozen, beyond the reasons of whole extents.
     """
 
     def __init__(self, extents: Extents) -> None:
         self.extents = extents
         self.factors: list[list[Factor]] = []
         self.count = 0
+        starts = []
         for extent in range(len(extents.sizes)):
+            starts.append(self.count)
             row = []
             for stride, size in extents.factors(extent):
                 row.append(Factor(extent, stride, size, self.count))
                 self.count += size
             self.factors.append(row)
+        self.starts = np.array(starts, dtype=np.int64)
+        self.lengths = np.diff(self.starts, append=self.count)
         self._left: list[np.ndarray] = []
         self._right: list[np.ndarray] = []
-        self._frozen = np.zeros(self.count, dtype=bool)
-        #: why single atoms are frozen, beyond the reasons of whole extents
         self.reasons: list[tuple[np.ndarray, str]] = []
         for product in extents.products:
             self._tie_product(product)
@@ -71,16 +75,28 @@ class Atoms:
         for extent in extents.minimum:
             if len(self.factors[extent]) > 1:
                 extents.freeze(extent, "a choice among indices that factor")
-        for extent, reason in extents.frozen.items():
-            self._freeze(self._all(extent), reason)
         self._connect()
+        self.frozen = self.any_of(self.of_extents(extents.frozen))
+        for atoms, _ in self.reasons:
+            self.frozen[self.component[atoms]] = True
+
+    def of_extents(self, extents: Iterable[int]) -> np.ndarray:
+        """A mask of the atoms of some extents."""
+        inside = np.zeros(len(self.starts), dtype=bool)
+        inside[list(extents)] = True
+        return np.repeat(inside, self.lengths)
+
+    def any_of(self, atoms: np.ndarray) -> np.ndarray:
+        """A mask of the components that hold atoms of a mask."""
+        found = np.zeros(self.components, dtype=bool)
+        found[self.component[atoms]] = True
+        return found
 
     def _all(self, extent: int) -> np.ndarray:
         row = self.factors[extent]
         return np.arange(row[0].first, row[-1].first + row[-1].size)
 
     def _freeze(self, atoms: np.ndarray, reason: str) -> None:
-        self._frozen[atoms] = True
         self.reasons.append((atoms, reason))
 
     def _tie(self, left: np.ndarray, right: np.ndarray) -> None:
@@ -158,12 +174,9 @@ class Atoms:
                 self._freeze_indices(extent, new, f"operator {nodes[extent].op} adds these indices")
 
     def _connect(self) -> None:
-        left = np.concatenate(self._left) if self._left else np.zeros(0, dtype=np.int64)
-        right = np.concatenate(self._right) if self._right else np.zeros(0, dtype=np.int64)
-        links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self.count, self.count))
-        if self.count:
+        self.components = self.count
+        self.component: np.ndarray = np.arange(self.count)
+        if self._left:  # else every atom is a component of its own
+            left, right = np.concatenate(self._left), np.concatenate(self._right)
+            links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self.count, self.count))
             self.components, self.component = connected_components(links, directed=False)
-        else:
-            self.components, self.component = 0, np.zeros(0, dtype=np.int64)
-        self.frozen = np.zeros(self.components, dtype=bool)
-        self.frozen[self.component[self._frozen]] = True

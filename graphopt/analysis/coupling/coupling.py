@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -63,52 +63,39 @@ class ChannelCoupling:
         _, first, inverse = np.unique(signature[chosen], return_index=True, return_inverse=True)
         groups = []
         order = np.argsort(first)
-        touched = self._factors_of_components(owner, chosen[first])
+        touched = self._factors_of_components(owner, chosen[first], len(factors))
         by_group = np.argsort(inverse, kind="stable")
         bounds = np.searchsorted(inverse[by_group], np.arange(len(first) + 1))
-        for number, which in enumerate(order):
+        for number, which in enumerate(order.tolist()):
             members = chosen[by_group[bounds[which] : bounds[which + 1]]]
             mine = tuple(factors[f] for f in touched[int(chosen[first[which]])])
             least = max(self.extents.minimum.get(factor.extent, 1) for factor in mine)
             groups.append(Group(number, members, mine, least))
         return groups
 
-    def _factors_of_components(self, owner: np.ndarray, components: np.ndarray) -> dict[int, list[int]]:
+    def _factors_of_components(self, owner: np.ndarray, components: np.ndarray, factors: int) -> dict[int, list[int]]:
         wanted = np.zeros(self.atoms.components, dtype=bool)
         wanted[components] = True
         hits = np.flatnonzero(wanted[self.atoms.component])
         found: dict[int, list[int]] = {int(c): [] for c in components}
-        for component, factor in np.unique(np.stack([self.atoms.component[hits], owner[hits]], 1), axis=0).tolist():
-            found[component].append(factor)
+        # A number for each pair sorts faster than pairs do.
+        for pair in np.unique(self.atoms.component[hits].astype(np.int64) * factors + owner[hits]).tolist():
+            found[pair // factors].append(pair % factors)
         return found
 
     @cached_property
     def _weighted(self) -> np.ndarray:
         """Per component, whether it holds slices of weights: indices and masks alone are not worth removing."""
-        return self._in_extents(
-            extent
-            for extent in self.extents.related
-            if any(is_weight(value) for value, _ in self.extents.members[extent])
-        )
+        members = self.extents.members
+        extents = [e for e in self.extents.related if any(is_weight(value) for value, _ in members[e])]
+        return self.atoms.any_of(self.atoms.of_extents(extents))
 
     @cached_property
     def _flowing(self) -> np.ndarray:
         """Per component, whether anything flows through it: rows of a table that nobody reads are no channels."""
-        return self._in_extents(
-            extent
-            for extent, members in enumerate(self.extents.members)
-            if not all(value.is_constant for value, _ in members)
-        )
-
-    def _in_extents(self, extents: Iterable[int]) -> np.ndarray:
-        rows = [self.atoms.factors[extent] for extent in extents]
-        inside = np.zeros(self.atoms.count + 1, dtype=np.int64)
-        for row in rows:  # the atoms of an extent are numbered in a row
-            inside[row[0].first] += 1
-            inside[row[-1].first + row[-1].size] -= 1
-        found = np.zeros(self.atoms.components, dtype=bool)
-        found[self.atoms.component[inside.cumsum()[:-1] > 0]] = True
-        return found
+        members = enumerate(self.extents.members)
+        extents = [extent for extent, refs in members if not all(value.is_constant for value, _ in refs)]
+        return self.atoms.any_of(self.atoms.of_extents(extents))
 
     def constants(self) -> Iterator[tuple[Value, int, list[Factor]]]:
         """Every dimension of every constant that has atoms, with its factors."""
@@ -125,24 +112,28 @@ class ChannelCoupling:
         """
         gone = np.zeros(self.atoms.components, dtype=bool)
         gone[removed] = True
-        gone_atoms = gone[self.atoms.component]
+        kept = ~gone[self.atoms.component]
         masks = {}
-        for extent, factors in enumerate(self.atoms.factors):
-            if not gone_atoms[factors[0].first : factors[-1].first + factors[-1].size].any():
-                continue
-            mask = np.ones(1, dtype=bool)
-            for factor in factors:  # innermost first, so that each one becomes the slower index
-                mask = np.outer(~gone_atoms[factor.atoms], mask).reshape(-1)
+        for extent in np.flatnonzero(~np.logical_and.reduceat(kept, self.atoms.starts)).tolist() if len(kept) else ():
+            inner, *outer = self.atoms.factors[extent]
+            mask = kept[inner.first : inner.first + inner.size]
+            for factor in outer:  # innermost first, so that each one becomes the slower index
+                mask = np.outer(kept[factor.first : factor.first + factor.size], mask).reshape(-1)
             masks[extent] = mask
         return masks
 
     def frozen_by(self) -> Counter[str]:
         """Why components are frozen: for each reason the number of components that it touches."""
         counts: Counter[str] = Counter()
-        weighted = self._weighted
-        for atoms, reason in self.atoms.reasons:
-            components = np.unique(self.atoms.component[atoms])
-            counts[reason] += int(weighted[components].sum())
+        atoms, weighted = self.atoms, self._weighted
+        for places, reason in atoms.reasons:
+            counts[reason] += int(weighted[np.unique(atoms.component[places])].sum())
+        worth = weighted[atoms.component]
+        some = np.logical_or.reduceat(worth, atoms.starts).tolist() if atoms.count else []
+        for extent, reason in self.extents.frozen.items():
+            if some[extent]:
+                span = slice(atoms.starts[extent], atoms.starts[extent] + atoms.lengths[extent])
+                counts[reason] += len(np.unique(atoms.component[span][worth[span]]))
         return Counter({reason: count for reason, count in counts.items() if count})
 
     def name_of(self, group: Group) -> str:

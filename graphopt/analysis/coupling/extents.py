@@ -9,17 +9,15 @@ it is seen, row-major. This is the factor propagation of Shardy (OpenXLA), appli
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from graphopt.analysis.coupling.choices import Sources, handed_on, looked_up
 from graphopt.ir import Graph, Node, TensorType, Value, captured
-from graphopt.ops import Axis, DimRef, Relation, Selection, record_of
+from graphopt.ops import DimRef, Relation, Selection, record_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Choice:
 
 @dataclass
 class Extents:
-    """The extents of a graph.
+    """The extents of a graph: dimensions that an operator relates to something (kernel windows, for one, have none).
 
     Attributes:
         members: the dimensions of each extent.
@@ -57,7 +55,7 @@ class Extents:
         frozen: extents whose indices must all stay, with the reasons.
         minimum: of extents from which an operator chooses, how many indices it needs.
         chosen: integer values whose elements are indices of an extent that an operator chose (TopK).
-        related: extents that at least one operator relates to something (kernel windows, for one, are not).
+        related: extents that are more than parts of others.
         relations: the relation of each node that has one.
     """
 
@@ -76,10 +74,11 @@ class Extents:
     _of_axis: list[int] = field(default_factory=list)
 
     def of(self, value: Value, dim: int) -> int | None:
-        """The extent of a dimension; ``None`` when its size is not a number, or is at most one."""
+        """The extent of a dimension; ``None`` when its size is not a number, is at most one, or relates to nothing."""
         places = self._places.get(value, ())
         axis = places[dim] if dim < len(places) else -1
-        return None if axis < 0 else self._of_axis[axis]
+        extent = -1 if axis < 0 else self._of_axis[axis]
+        return None if extent < 0 else extent
 
     def of_label(self, node: Node, label: str) -> int | None:
         """The extent of a label of a node's relation; ``None`` when it has none, or is of size one."""
@@ -114,6 +113,7 @@ class _Collector:
         self.places: dict[Value, list[int]] = {}
         self.labels: dict[Node, dict[str, int]] = {}
         self.same: list[tuple[int, int]] = []
+        self.related: list[int] = []
         self.products: list[tuple[int, int, int, int, Node]] = []
         self.choices: list[tuple[int, int, range | np.ndarray, Node, bool]] = []
         self.frozen: list[tuple[int, str]] = []
@@ -159,25 +159,25 @@ class _Collector:
         self.add_relation(node, relation, operands)
 
     def add_relation(self, node: Node, relation: Relation, operands: Iterable[Value]) -> None:
-        labels: dict[str, int] = {}
-        for (value, dim), axes in relation.axes.items():
-            axis = self.axes(value)[dim]
-            if axis >= 0:
-                self.add_labels(node, axis, axes, labels)
+        labels = self.add_labels(node, relation)
         if labels:
             self.labels[node] = labels
             self.minimum += [(labels[label], least) for label, least in relation.minimum.items() if label in labels]
-        followed = self.follow_choices(node, relation)
+        # Few graphs choose anything.
+        followed = self.follow_choices(node, relation) if self.chosen or relation.positions else ()
         for label, reason in relation.frozen.items():
             if label in labels and label not in followed:
                 self.frozen.append((labels[label], f"{node.op}: {reason}" if reason else f"operator {node.op}"))
         for selection in relation.selections:
             self.add_selection(node, selection)
-        selected = {ref for each in relation.selections for ref in (each.part, each.whole)}
+        named: Collection[DimRef] = relation.axes.keys()
+        if relation.selections:
+            named = {*named, *(ref for each in relation.selections for ref in (each.part, each.whole))}
+        reason = f"operator {node.op}"
         for value in operands:
-            for dim, axis in enumerate(self.axes(value)):
-                if axis >= 0 and (value, dim) not in relation.axes and (value, dim) not in selected:
-                    self.frozen.append((axis, f"operator {node.op}"))
+            for dim, axis in enumerate(self.places.get(value) or self.axes(value)):
+                if axis >= 0 and (value, dim) not in named:
+                    self.frozen.append((axis, reason))
 
     def follow_choices(self, node: Node, relation: Relation) -> set[str]:
         """Carries on what is known of integer values; labels of dimensions that are looked up by a known choice."""
@@ -223,50 +223,75 @@ class _Collector:
         contiguous = part >= 0 and isinstance(selection.index, range)
         index = selection.index if contiguous else np.asarray(selection.index)
         self.choices.append((part, whole, index, node, made_here))  # type: ignore[arg-type]
+        self.related.append(whole)
 
-    def add_labels(self, node: Node, axis: int, axes: Sequence[Axis], labels: dict[str, int]) -> None:
-        high = whole = self.sizes[axis]
-        for label, size in axes:
-            low = high // size
-            if size > 1:
+    def add_labels(self, node: Node, relation: Relation) -> dict[str, int]:
+        """Ties the dimensions that a relation labels; returns the axis of each label."""
+        labels: dict[str, int] = {}
+        for (value, dim), axes in relation.axes.items():
+            axis = (self.places.get(value) or self.axes(value))[dim]
+            if axis < 0:
+                continue
+            self.related.append(axis)
+            high = whole = self.sizes[axis]
+            for label, size in axes:
+                low = high // size
                 inner = labels.get(label)
-                if inner is None:
-                    inner = labels[label] = len(self.sizes)
-                    self.sizes.append(size)
-                if size == whole:
-                    self.same.append((axis, inner))
-                else:
+                if size == whole:  # the first dimension that is one label whole is the label's axis
+                    if inner is None:
+                        labels[label] = axis
+                    else:
+                        self.same.append((axis, inner))
+                elif size > 1:
+                    if inner is None:
+                        inner = labels[label] = len(self.sizes)
+                        self.sizes.append(size)
+                        self.related.append(inner)
                     self.products.append((axis, inner, low, high, node))
-            high = low
+                high = low
+        return labels
 
     def merge(self) -> Extents:
-        count = len(self.sizes)
-        pairs = np.array(self.same, dtype=np.int64).reshape(-1, 2)
-        links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-        number, of = connected_components(links, directed=False) if count else (0, np.zeros(0, dtype=np.int64))
-        sizes = np.zeros(number, dtype=np.int64)
-        sizes[of] = self.sizes
-        mapping: list[int] = of.tolist()
-        members: list[list[DimRef]] = [[] for _ in range(number)]
+        mapping, sizes = self.numbered()
+        members: list[list[DimRef]] = [[] for _ in sizes]
         for value, places in self.places.items():
             for dim, axis in enumerate(places):
-                if axis >= 0:
+                if axis >= 0 and mapping[axis] >= 0:
                     members[mapping[axis]].append((value, dim))
         choices = [
             Choice(mapping[p] if p >= 0 else -1, mapping[w], index, n, made) for p, w, index, n, made in self.choices
         ]
-        related = {mapping[axis] for labels in self.labels.values() for axis in labels.values()}
-        related.update(choice.whole for choice in choices)
         products = [Product(mapping[w], mapping[p], low, high, n) for w, p, low, high, n in self.products]
+        related = {mapping[axis] for axis in self.related}
         extents = Extents(
-            members, sizes.tolist(), products, choices, related, self.relations,
+            members, sizes, products, choices, related, self.relations,
             chosen=frozenset(self.chosen), _places=self.places, _labels=self.labels, _of_axis=mapping,
         )  # fmt: skip
         for axis, least in self.minimum:
             extents.minimum[mapping[axis]] = max(least, extents.minimum.get(mapping[axis], 0))
         for axis, reason in self.frozen:
-            extents.freeze(mapping[axis], reason)
+            if mapping[axis] >= 0:
+                extents.frozen.setdefault(mapping[axis], reason)
         return extents
+
+    def numbered(self) -> tuple[list[int], list[int]]:
+        """For each axis the number of its extent, -1 where nothing relates it; and the sizes of the extents."""
+        parent = list(range(len(self.sizes)))
+        for a, b in self.same:  # union-find with halved paths: links lead to smaller numbers only
+            while parent[a] != a:
+                parent[a] = a = parent[parent[a]]
+            while parent[b] != b:
+                parent[b] = b = parent[parent[b]]
+            if a < b:
+                parent[b] = a
+            else:
+                parent[a] = b
+        for axis, link in enumerate(parent):
+            parent[axis] = parent[link]
+        parts = (part for part, *_ in self.choices if part >= 0)
+        roots = {parent[axis] for axes in (self.related, parts) for axis in axes}
+        number = {root: extent for extent, root in enumerate(sorted(roots))}
+        return [number.get(root, -1) for root in parent], [self.sizes[root] for root in number]
 
 
 def _has_rank(value: Value) -> bool:
