@@ -6,7 +6,7 @@ slices; a normalisation makes the scores of different groups comparable. Lower m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -40,17 +40,17 @@ class _Tally:
     def add(self, line: torch.Tensor, owner: Value, factors: Sequence[Factor]) -> None:
         """Scores [indices] of a dimension; those of an atom are added up."""
         span = range(self._length, self._length + len(line))
-        self._scores[span.start : span.stop] = line
+        self._scores.narrow(0, span.start, len(span)).copy_(line)
         self._length = span.stop
         self._lines.append((owner, span, factors))
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Components and their scores, one entry per slice. Raises DataError for scores that are no numbers."""
         flat = self._scores[: self._length]
-        if not bool(torch.isfinite(flat).all()):
+        scores = flat.numpy()
+        if not np.isfinite(scores).all():
             for owner, span, _ in self._lines:
                 _finite(flat[span.start : span.stop], owner)
-        scores = flat.numpy()
         components, found = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
         for _, span, factors in self._lines:
             own = scores[span.start : span.stop]
@@ -141,11 +141,12 @@ def _places(coupling: ChannelCoupling, rule: Criterion, groups: Sequence[Group])
 
 def _check_finite(places: _Places) -> None:
     """Raises DataError when a bias or the like holds what is no number, whether it takes part in the ranking or not."""
-    floats = [value for value in places if value.data is not None and value.data.is_floating_point()]
-    tensors = [value.data.detach().flatten().float() for value in floats if value.data is not None]
-    if tensors and not bool(torch.isfinite(torch.cat(tensors)).all()):
-        for value, tensor in zip(floats, tensors, strict=True):
-            _finite(tensor, value)
+    floats = [(value, data) for value in places if (data := value.data) is not None and data.is_floating_point()]
+    with torch.no_grad():
+        tensors = [data.flatten().float() for _, data in floats]
+        if tensors and not bool(torch.isfinite(torch.cat(tensors)).all()):
+            for (value, _), tensor in zip(floats, tensors, strict=True):
+                _finite(tensor, value)
 
 
 def _entries(
@@ -170,17 +171,20 @@ def _entries(
             elements = rule.elements(weight, evidence)
             if elements is None:
                 continue
-            for dim, factors in dims:
-                tally.add(_line(elements, dim), value, factors)  # what is not finite survives the sum
+            for (_, factors), line in zip(dims, _lines(elements, [dim for dim, _ in dims]), strict=True):
+                tally.add(line, value, factors)  # what is not finite survives the sum
             del elements  # large weights are scored one at a time
     return tally.result()
 
 
-def _line(scores: torch.Tensor, dim: int) -> torch.Tensor:
-    """The sum over all other dimensions; those before and those after `dim` are each one, which torch sums fastest."""
-    if dim:
-        scores = scores.flatten(0, dim - 1).sum(0)
-    return scores.flatten(1).sum(1) if scores.dim() > 1 else scores
+def _lines(scores: torch.Tensor, dims: Sequence[int]) -> Iterator[torch.Tensor]:
+    """For each of `dims` the sum over all other dimensions; what lies behind all of them is summed once."""
+    last = max(dims)
+    if last + 1 < scores.dim():
+        scores = scores.flatten(last + 1).sum(-1)
+    for dim in dims:  # the dimensions before it are one, as are those after it: torch sums these fastest
+        line = scores.flatten(0, dim - 1).sum(0) if dim else scores
+        yield line.flatten(1).sum(1) if line.dim() > 1 else line
 
 
 def _add_slices(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -28,8 +29,8 @@ class Removal:
         self.graph = graph
         self.coupling = coupling
         self.components = components
-        self.masks = coupling.keep_masks(components)
-        self.indices = {extent: torch.from_numpy(np.flatnonzero(mask)) for extent, mask in self.masks.items()}
+        masks = coupling.keep_masks(components)
+        self.indices = {extent: torch.from_numpy(np.flatnonzero(mask)) for extent, mask in masks.items()}
         self._lists: dict[int, list[int]] = {}
         self.kept_constants: Kept = {}
         self.restricted: Kept = {}
@@ -74,31 +75,29 @@ class Removal:
                 self._keep(value, dims)
 
     def apply(self) -> None:
-        """Slices constants, adapts nodes, and states the new shapes."""
+        """Adapts nodes, slices constants, and states the new shapes."""
         touched = self._touched()
         for node in touched:
             self._note_normalisation(node)
         for node in touched:
             self._adapt(node)
-        self._slice_constants()
-        self._state_shapes()
+        for value, dims in self._cut.items():
+            if value.graph is not None:
+                self._shrink(value, dims)
 
     @cached_property
     def _cut(self) -> dict[Value, dict[int, torch.Tensor]]:
         """For every value that loses indices, by dimension those that stay."""
-        found: dict[Value, dict[int, torch.Tensor]] = {}
+        found: defaultdict[Value, dict[int, torch.Tensor]] = defaultdict(dict)
         for extent, indices in self.indices.items():
             for value, dim in self.coupling.extents.members[extent]:
-                found.setdefault(value, {})[dim] = indices
+                found[value][dim] = indices
         return found
 
     def _touched(self) -> list[Node]:
-        found: dict[Node, None] = {}
-        for value in self._cut:
-            if value.producer is not None:
-                found[value.producer] = None
-            found.update(dict.fromkeys(value.users))
-        return list(found)
+        """The nodes that read or make a value that loses indices."""
+        apart = self._cut.keys().isdisjoint
+        return [node for node in self.graph.walk() if not (apart(node.inputs) and apart(node.outputs))]
 
     def _note_normalisation(self, node: Node) -> None:
         record, source = record_of(node), node.input(0)
@@ -118,25 +117,21 @@ class Removal:
             record.shrink(node, self)
         for attribute, label in relation.attributes.items():
             extent = self.coupling.extents.of_label(node, label)
-            if extent in self.masks and attribute in node.attributes:
-                node.attributes[attribute] = int(self.masks[extent].sum())
+            if extent in self.indices and attribute in node.attributes:
+                node.attributes[attribute] = len(self.indices[extent])
 
-    def _slice_constants(self) -> None:
-        for value, dims in self._cut.items():
-            data = value.data
-            if not value.is_constant or data is None or value.graph is None:
-                continue
+    def _shrink(self, value: Value, dims: Mapping[int, torch.Tensor]) -> None:
+        data, kind = value.data, value.type
+        if data is not None and value.is_constant:
             for dim in sorted(dims):  # rows first: whole ones are copied fastest, and leave less of the others
                 data = data.index_select(dim, dims[dim].to(data.device))
             value.data = data
             self._keep(value, dims)
+        if isinstance(kind, TensorType):
+            shape = list(kind.shape or ())
+            for dim, indices in dims.items():
+                shape[dim] = len(self._list(indices))
+            value.type = kind.with_shape(shape)
 
     def _keep(self, value: Value, dims: Mapping[int, torch.Tensor]) -> None:
         self.kept_constants[value.name] = {dim: self._list(indices) for dim, indices in dims.items()}
-
-    def _state_shapes(self) -> None:
-        for value, dims in self._cut.items():
-            kind = value.type
-            if isinstance(kind, TensorType) and value.graph is not None:
-                sizes: dict[int, Dim] = {dim: len(self._list(indices)) for dim, indices in dims.items()}
-                value.type = kind.with_shape(sizes.get(dim, size) for dim, size in enumerate(kind.shape or ()))

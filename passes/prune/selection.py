@@ -30,8 +30,10 @@ def eligible(
 
 
 def _protected(coupling: ChannelCoupling, groups: Sequence[Group], ignore: Sequence[str]) -> tuple[set[int], list[str]]:
-    names = {group.index: [value.name for value in coupling.constants_of(group)] for group in groups}
     protected: set[int] = set()
+    if not ignore:
+        return protected, []
+    names = {group.index: [value.name for value in coupling.constants_of(group)] for group in groups}
     notes = []
     for pattern in ignore:
         check_pattern(coupling.graph, pattern, "ignore")
