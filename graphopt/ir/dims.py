@@ -59,10 +59,10 @@ def product(dims: Iterable[Dim]) -> Dim:
     total: Dim = 1
     unknown = False
     for dim in dims:
-        if dim is None:
-            unknown = True
-        elif isinstance(dim, int) and isinstance(total, int):
+        if isinstance(dim, int) and isinstance(total, int):
             total *= dim
+        elif dim is None:
+            unknown = True
         else:
             total = mul(total, dim)
     if unknown and total != 0:

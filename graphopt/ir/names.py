@@ -22,4 +22,5 @@ def unique_names(graph: Graph) -> None:
                 if name not in taken:
                     break
             taken.add(name)
-            value.name = name
+            if name is not stem:
+                value.name = name

@@ -64,6 +64,8 @@ def broadcast(node: Node, *shapes: Shape | None) -> Shape | None:
     if any(shape is None for shape in shapes):
         return None
     known = [shape for shape in shapes if shape is not None]
+    if known and known.count(known[0]) == len(known):
+        return known[0]
     rank = max((len(shape) for shape in known), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in known]
     return tuple(_broadcast_dim(node, dims) for dims in zip(*padded, strict=True))
