@@ -60,9 +60,10 @@ class Cost:
         macs = [(node, _macs(node, UNIT)) for node in self._graph_nodes]
         self.macs = sum(count or 0 for _, count in macs)
         self.unknown = [node for node, count in macs if count is None]
-        weights = [value for scope in graph.graphs() for value in scope.constants if is_weight(value) and value.uses]
-        self.weights = sum(_elements(value) for value in weights)
-        self.weight_bytes = sum(_elements(value) * value.dtype.bits // 8 for value in weights)
+        constants = (value for scope in graph.graphs() for value in scope.constants)
+        sizes = [(_elements(value), value.dtype.bits) for value in constants if value.uses and is_weight(value)]
+        self.weights = sum(elements for elements, _ in sizes)
+        self.weight_bytes = sum(elements * bits // 8 for elements, bits in sizes)
 
     @property
     def count(self) -> int:

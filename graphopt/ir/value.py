@@ -159,15 +159,18 @@ class Value:
     @property
     def shape(self) -> Shape | None:
         """The shape, or ``None`` when the rank is unknown. Symbolic dimensions are sympy expressions."""
-        return self.tensor_type.shape
+        kind = self._type  # not through `tensor_type`: nothing is asked for as often
+        return kind.shape if isinstance(kind, TensorType) else None
 
     @property
     def rank(self) -> int | None:
-        return self.tensor_type.rank
+        shape = self.shape
+        return None if shape is None else len(shape)
 
     @property
     def dtype(self) -> DType:
-        return self.tensor_type.dtype
+        kind = self._type
+        return kind.dtype if isinstance(kind, TensorType) else DType.UNDEFINED
 
     # -- uses
 
@@ -211,8 +214,10 @@ class Value:
         if self.graph is None:
             return
         root = self.graph.root
-        for use in self._uses:
-            root._mark(use.user)
+        marked = root._dirty
+        for user, _ in self._uses:
+            if user not in marked:
+                root._mark(user)
 
     def __repr__(self) -> str:
         return f"%{self._name or '?'}: {self._type}"
