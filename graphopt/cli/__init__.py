@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from graphopt.cli.app import app
     from graphopt.errors import GraphoptError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:  # what torch and numpy warn their programmers of is no news for a user
         warnings.simplefilter("ignore")
     try:

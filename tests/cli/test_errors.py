@@ -415,3 +415,14 @@ def test_made_up_inputs_that_do_not_fit(fail, folder):
     onnx.save(onnx.parser.parse_model(body), folder / "m.onnx")
     line = fail("bench", "m.onnx")
     assert re.search(r"the inputs were made up \(x \[1, 2\], w \[5, 2\]\): give data", line), line
+
+
+def test_names_that_are_no_text(folder, good_model):
+    name = os.fsdecode(b"\xff.onnx")
+    (folder / name).write_bytes(good_model)
+    done = command("verify", name, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff.onnx: well formed" in done.stdout
+    done = command("inspect", os.fsdecode(b"\xfe.onnx"), cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: no such file: \\udcfe.onnx")
