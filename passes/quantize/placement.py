@@ -12,6 +12,7 @@ from graphopt.analysis.cost import UNIT
 from graphopt.errors import OptionError
 from graphopt.ir import DType, Graph, Node, Use, Value
 from graphopt.passes.quantize.regions import Assignment, Unit, cheapest
+from graphopt.pipeline import Context
 from graphopt.targets import OperatorRule, Target, constant_source
 
 _AMONG_FLOATS = "among floats, and saves nothing by itself"
@@ -109,6 +110,16 @@ def place(
     for unit in chosen:
         _place(unit, target, placement)
     return placement
+
+
+#: Option of a run: patterns of the nodes that passes before made to be computed in float.
+FLOAT = "float_nodes"
+
+
+def kept_float(graph: Graph, context: Context) -> tuple[str, ...]:
+    """The patterns of nodes that passes before made to be computed in float, as far as these are there."""
+    patterns = context.options.get(FLOAT, ())
+    return tuple(pattern for pattern in patterns if any(is_named(node, pattern) for node in graph.nodes))
 
 
 def _check_patterns(graph: Graph, patterns: Iterable[str]) -> None:

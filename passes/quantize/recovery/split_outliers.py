@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops.builder import Builder
+from graphopt.passes.quantize.placement import FLOAT
 from graphopt.passes.quantize.recovery.channels import ChannelGroup, axis_in
 from graphopt.passes.quantize.recovery.equalize import activation_ranges
 from graphopt.passes.quantize.recovery.layers import Layer, layers
@@ -28,8 +30,8 @@ class SplitOutliers(Pass):
     ``x W = x[:, rest] W[rest] + x[:, outliers] W[outliers]``: the range of what is quantized is then that of the rest
     (LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339, section 3.2). Graphs being static, the channels are those that
     lie far out on the run's data. The paper's threshold is 6.0 among hidden states of size 1; here it is a multiple of
-    the median channel's range. Runs before `insert-qdq`, which is to be given ``ignore=*.outliers``: that is how the
-    float products are named.
+    the median channel's range. Runs before `insert-qdq`, which leaves the float products alone when it is in the same
+    pipeline; elsewhere it is to be given their names, which end with ".outliers" (``ignore=*.outliers``).
 
     Attributes:
         above: channels with a range of more than this many times the median one are outliers.
@@ -65,7 +67,8 @@ class SplitOutliers(Pass):
         parts: dict[tuple[Value, bool], Value] = {}
         details = {_name(layer): channels.tolist() for layer, channels in split.items()}
         for layer, channels in split.items():
-            _split(graph, layer, channels, parts, self.name)
+            name = _split(graph, layer, channels, parts, self.name)
+            context.options.setdefault(FLOAT, {})[glob.escape(name)] = None
         count = sum(len(channels) for channels in split.values())
         note = f"{count} channels of {len(split)} of {len(found)} layers go through float products, named *{_SUFFIX}"
         return Changes(True, counts={"layers": len(split), "channels": count}, notes=(note,), details=details)
@@ -83,8 +86,11 @@ def _name(layer: Layer) -> str:
     return layer.node.name or layer.node.output.name
 
 
-def _split(graph: Graph, layer: Layer, channels: torch.Tensor, parts: dict[tuple[Value, bool], Value], by: str) -> None:
-    """Takes channels of a layer into a product beside it; `parts` has what was gathered from the same inputs before."""
+def _split(graph: Graph, layer: Layer, channels: torch.Tensor, parts: dict[tuple[Value, bool], Value], by: str) -> str:
+    """Takes channels of a layer into a product beside it, and returns its name.
+
+    `parts` has what was gathered from the same inputs before.
+    """
     node, value, weight, dim = layer.node, layer.node.operand(0), layer.weight, dim_in(layer)
     assert weight.data is not None, "weights of layers are constants"
     data, size = weight.data.detach(), layer.linear.channels_in
@@ -101,6 +107,7 @@ def _split(graph: Graph, layer: Layer, channels: torch.Tensor, parts: dict[tuple
     node.set_input(0, parts[value, False])
     replace_data(weight, data.index_select(dim, rest))
     _add(graph, node, product, by)
+    return product.producer.name
 
 
 def _add(graph: Graph, node: Node, product: Value, by: str) -> None:

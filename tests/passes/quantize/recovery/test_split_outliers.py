@@ -73,7 +73,7 @@ def is_quantized(value):
 def test_the_rest_is_quantized_and_the_outliers_are_not(target):
     data = [rows(seed) for seed in range(4)]
     found = []
-    for split, ignore in (("", ""), ("split-outliers,", ",ignore=*.outliers")):
+    for split, ignore in (("", ""), ("split-outliers,", ""), ("split-outliers,", ",ignore=*.outliers")):
         graph = attention()
         plain = graph.clone()
         report = go.optimize(
@@ -85,7 +85,14 @@ def test_the_rest_is_quantized_and_the_outliers_are_not(target):
         assert len(floats) == (3 if split else 0)
         assert all(node.name.endswith(".outliers") and not is_quantized(node.operand(0)) for node in floats)
     assert "on the ignore list" in str(report.of("insert-qdq").notes)
-    assert found[1] > found[0] + 8
+    assert found[1] == found[2] > found[0] + 8
+
+
+def test_where_nothing_is_split_all_is_quantized():
+    data = [(torch.randn(2, 16, 64),)]
+    graph = attention()
+    go.optimize(graph, "split-outliers,insert-qdq{target=generic}", data)
+    assert sum(node.op in ("Gemm", "MatMul") and is_quantized(node.operand(1)) for node in graph) == 4
 
 
 def test_onnx_runtime_runs_the_rest_on_integers():
@@ -93,7 +100,7 @@ def test_onnx_runtime_runs_the_rest_on_integers():
     module = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256)).eval()
     data = [rows(seed, (64, 256)) for seed in range(3)]
     found = []
-    for split, ignore in (("", ""), ("split-outliers,", "{ignore=*.outliers}")):
+    for split, ignore in (("", ""), ("split-outliers,", "")):
         graph = go.capture(module, data[0])
         go.optimize(graph, "simplify,fuse")
         plain = graph.clone()
