@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from graphopt.errors import CaptureError
+from graphopt.errors import CaptureError, GraphoptError
 from graphopt.frontends.dynamic import (
     STAND_INS,
     Example,
@@ -111,8 +111,21 @@ def from_exported(program: ExportedProgram | str | os.PathLike[str]) -> Graph:
     Raises:
         CaptureError: the file is missing or holds no exported program, or the program has no form as a graph.
     """
-    if isinstance(program, (str, os.PathLike)):
-        program = _load(program)
+    if not isinstance(program, (str, os.PathLike)):
+        return _of_program(program)
+    loaded = _load(program)
+    try:
+        return _of_program(loaded)
+    except GraphoptError:
+        raise
+    except Exception as error:  # torch reads a damaged program without a word
+        raise CaptureError(
+            f"'{os.fspath(program)}' holds a program that contradicts itself ({type(error).__name__}: {error})",
+            hint="export it again",
+        ) from error
+
+
+def _of_program(program: ExportedProgram) -> Graph:
     _check_program(program)
     in_spec = program.call_spec.in_spec
     placeholders = _user_inputs(program)

@@ -1,6 +1,7 @@
 """Capture: the zoo, names, state, signatures, exported programs."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -261,3 +262,13 @@ def test_files_that_are_no_program(tmp_path, capfd):
     with pytest.raises(CaptureError, match=r"bad\.pt2' holds no exported program"):
         capture(path)
     assert capfd.readouterr().err == ""
+
+
+def test_a_file_whose_program_is_damaged(tmp_path, monkeypatch):
+    _, _, program = _exported()
+    program.graph_signature.input_specs.pop()  # as a flipped bit may leave it
+    monkeypatch.setattr(sys.modules["graphopt.frontends.capture"], "_load", lambda path: program)
+    with pytest.raises(
+        CaptureError, match=r"'model\.pt2' holds a program that contradicts itself \(\w+: .*export it again"
+    ):
+        capture("model.pt2")
