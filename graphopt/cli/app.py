@@ -34,6 +34,14 @@ Model = Annotated[
         "in text form (.txt), or - for an ONNX model on standard input.",
     ),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Largest relative difference that counts as equal; by default 1e-4, and more where a model computes in "
+        "half precision.",
+    ),
+]
 
 
 def _version(asked: bool) -> None:
@@ -88,7 +96,7 @@ def optimize(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     check: Annotated[Check, typer.Option(help="Hold every pass to its contract on sample inputs.")] = Check.strict,
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Tolerance = None,
     show: Annotated[bool, typer.Option("--print-diff", help="Print what each pass changed.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
 ) -> None:
@@ -202,7 +210,7 @@ def verify(model: Model) -> None:
 def diff(
     first: Model,
     second: Annotated[str, typer.Argument(metavar="MODEL", help="The model to compare with.")],
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Tolerance = None,
 ) -> None:
     """Compare two models: structure, cost, and what they compute on the same inputs. Exit status 1 when they differ."""
     a, b = models.read_all([first, second])
@@ -218,7 +226,7 @@ def reduce(
     pipeline: Annotated[str, typer.Option("-p", "--pipeline", help="The pipeline that fails.")],
     output: Annotated[str, typer.Option("-o", "--output", help="Where to: .onnx or .txt, or - for standard output.")],
     seed: Annotated[int, typer.Option(help="Seed of the random inputs and of the run.")] = 0,
-    tolerance: Annotated[float, typer.Option(min=0, help="Largest relative difference that counts as equal.")] = 1e-4,
+    tolerance: Tolerance = None,
 ) -> None:
     """Cut a model down to the smallest part on which a pipeline still fails in the same way."""
     from graphopt.pipeline.context import no_progress

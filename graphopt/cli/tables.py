@@ -264,12 +264,13 @@ def explain_operator(name: str) -> RenderableType:
     return table
 
 
-def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float) -> tuple[RenderableType, bool]:
+def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float | None) -> tuple[RenderableType, bool]:
     """Two graphs side by side, and whether they compute the same."""
     from graphopt.ir import difference
     from graphopt.runtime import run
     from graphopt.runtime.compare import compare
     from graphopt.runtime.samples import runnable_inputs
+    from graphopt.runtime.tolerance import tolerance_of
 
     left, right = summary(a), summary(b)
     table = Table(title="difference", title_justify="left")
@@ -294,7 +295,8 @@ def diff_table(a: Graph, b: Graph, first: str, second: str, tolerance: float) ->
             return Group(*parts, Text(f"the {kind} differ\n  " + "\n  ".join(lines))), False
     made = runnable_inputs(a)
     found = compare(run(b, made.inputs), made.results)
-    equal = found.within(tolerance)
+    allowed = max(tolerance_of(a), tolerance_of(b)) if tolerance is None else tolerance
+    equal = found.within(allowed)
     sizes = f" ({made})" if made.enlarged else ""
     verdict = f"{'equal' if equal else 'different'} on the same random inputs{sizes}: largest relative difference "
-    return Group(*parts, Text(f"{verdict}{found.max_rel:.2e} (tolerance {tolerance:g})")), equal
+    return Group(*parts, Text(f"{verdict}{found.max_rel:.2e} (tolerance {allowed:g})")), equal

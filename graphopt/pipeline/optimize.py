@@ -21,7 +21,7 @@ def optimize(
     *,
     evaluate: Callable[[Graph], float] | None = None,
     check: bool = True,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     seed: int = 0,
     progress: bool = False,
     instruments: Sequence[Instrument] = (),
@@ -35,7 +35,8 @@ def optimize(
         data: samples for calibration, training and checks; see `graphopt.pipeline.data.Data`.
         evaluate: measure of a graph, higher is better.
         check: hold every pass to its contract by running the graph before and after it on sample inputs.
-        tolerance: largest relative difference that counts as equal.
+        tolerance: largest relative difference that counts as equal; by default 1e-4, and more where the graph computes
+            in float16 or bfloat16.
         seed: of all random choices.
         progress: show progress bars on standard error.
         instruments: further instruments.

@@ -51,14 +51,14 @@ class _Witness(Instrument):
         return ""
 
 
-def failure_of(graph: Graph, pipeline: str, *, seed: int = 0, tolerance: float = 1e-4) -> Failing | None:
+def failure_of(graph: Graph, pipeline: str, *, seed: int = 0, tolerance: float | None = None) -> Failing | None:
     """How `pipeline` fails on a copy of `graph` with random inputs as data; ``None`` when it does not.
 
     Args:
         graph: the graph; it is left alone.
         pipeline: its text.
         seed: of the random inputs and of the run.
-        tolerance: largest relative difference that passes may make.
+        tolerance: largest relative difference that passes may make; as in `graphopt.optimize` by default.
 
     Raises:
         PipelineError: the text is malformed.
@@ -84,7 +84,7 @@ def _inputs(graph: Graph, seed: int) -> list[torch.Tensor]:
 
 
 def reduce_graph(
-    graph: Graph, pipeline: str, *, seed: int = 0, tolerance: float = 1e-4, progress: Progress = no_progress
+    graph: Graph, pipeline: str, *, seed: int = 0, tolerance: float | None = None, progress: Progress = no_progress
 ) -> Failing:
     """Cuts `graph` down, in place, to a part on which `pipeline` still fails in the same way.
 
@@ -94,7 +94,7 @@ def reduce_graph(
         graph: the graph.
         pipeline: text of the pipeline.
         seed: of the random inputs and of the runs.
-        tolerance: largest relative difference that passes may make.
+        tolerance: largest relative difference that passes may make; as in `graphopt.optimize` by default.
         progress: shows that work goes on.
 
     Returns:

@@ -20,6 +20,7 @@ from graphopt.runtime.compare import Difference, compare
 from graphopt.runtime.executor import run
 from graphopt.runtime.masked import run_masked
 from graphopt.runtime.samples import runnable_inputs
+from graphopt.runtime.tolerance import TOLERANCE, tolerance_of
 
 # A handful of samples shows a wrong rewrite as well as a whole batch does.
 MAX_ROWS = 4
@@ -31,15 +32,16 @@ class Equivalence(Instrument):
     A graph that cannot be executed here (an operator of a custom domain) is left unchecked, and the report says why.
 
     Args:
-        tolerance: largest difference, relative to the largest magnitude of the output, that counts as equal.
+        tolerance: largest difference, relative to the largest magnitude of the output, that counts as equal; by default
+            1e-4, or what `graphopt.runtime.tolerance` grants a graph that computes in a coarser type.
         inputs: sample inputs; the first batch of the run's data by default, random ones when there is none.
         strict: raise when a promise is broken; otherwise only report it.
     """
 
     def __init__(
-        self, tolerance: float = 1e-4, inputs: Sequence[torch.Tensor] | None = None, strict: bool = True
+        self, tolerance: float | None = None, inputs: Sequence[torch.Tensor] | None = None, strict: bool = True
     ) -> None:
-        if not isinstance(tolerance, (int, float)) or not tolerance >= 0:  # nor is NaN
+        if tolerance is not None and (not isinstance(tolerance, (int, float)) or not tolerance >= 0):  # nor is NaN
             raise OptionError(f"tolerance is {tolerance!r}", where="tolerance", hint="give 0 or more, such as 1e-4")
         self.tolerance = tolerance
         self.inputs = inputs
@@ -115,8 +117,9 @@ class Equivalence(Instrument):
             raise EquivalenceError(f"the graph has {len(got)} outputs and had {len(want)}", where=entry.name)
         found = compare(got, want)
         broken = not found.shapes_equal
-        if step.contract is not Contract.APPROXIMATE and not found.within(self.tolerance):
-            broken |= not self._is_random(graph, context)
+        tolerance = self._tolerance(graph, found)
+        if step.contract is not Contract.APPROXIMATE and not found.within(tolerance):
+            broken |= not self._is_random(graph, context, tolerance)
         entry.checks["equivalence"] = {
             "contract": step.contract.value,
             "max_abs": found.max_abs,
@@ -126,7 +129,7 @@ class Equivalence(Instrument):
         }
         if broken and self.strict:
             off = (
-                f"is off by {found.max_rel:.2e} of the largest output (tolerance {self.tolerance:g})"
+                f"is off by {found.max_rel:.2e} of the largest output (tolerance {tolerance:g})"
                 if found.shapes_equal
                 else "changed shapes or element types of the outputs"
             )
@@ -135,12 +138,17 @@ class Equivalence(Instrument):
                 hint="the pass was undone; report it with the model, or leave the pass out",
             )  # fmt: skip
 
-    def _is_random(self, graph: Graph, context: Context) -> bool:
+    def _tolerance(self, graph: Graph, found: Difference) -> float:
+        if self.tolerance is not None:
+            return self.tolerance
+        return TOLERANCE if found.within(TOLERANCE) else tolerance_of(graph)
+
+    def _is_random(self, graph: Graph, context: Context, tolerance: float) -> bool:
         """True when the graph gives other results under another seed."""
         if not any((record := record_of(node)) is not None and record.random for node in graph.walk()):
             return False
         first, second = self._run(graph, context.seed), self._run(graph, context.seed + 1)
-        return not compare(second, first).within(self.tolerance)
+        return not compare(second, first).within(tolerance)
 
     def _given_samples(self, graph: Graph, context: Context) -> list[torch.Tensor]:
         if self.inputs is not None:
