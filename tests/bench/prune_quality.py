@@ -24,7 +24,7 @@ from functools import partial
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from torch import nn
 import graphopt as go
 from graphopt.analysis.cost import Cost
 from graphopt.passes.prune import PruneChannels
+from graphopt.passes.prune.plan import Scope
 from tests.bench.fashion import BATCH, NETWORKS, Images, accuracy, read, train, trained
 
 BUDGETS = (0.5, 0.25)
@@ -40,6 +41,12 @@ OURS = ("l1", "l2", "taylor", "hessian", "obd-c", "fpgm", "bn-scale", "lamp", "a
 PEERS = ("GroupMagnitudeImportance", "GroupTaylorImportance")
 ITERATIVE = ("graphopt taylor", "Torch-Pruning GroupTaylorImportance")
 SCORED = 8  # batches that criteria read
+
+
+#: Prunes a module to a part of its multiply-accumulates, with a seed.
+Way: TypeAlias = Callable[[nn.Module, float, int], nn.Module]
+#: Trains a module for a number of epochs.
+Tune: TypeAlias = Callable[[nn.Module, int], None]
 
 
 def captured(module: nn.Module) -> go.Graph:
@@ -50,11 +57,13 @@ def macs_of(module: nn.Module) -> int:
     return Cost(captured(module)).macs
 
 
-def ours(criterion: str, module: nn.Module, target: float, data: Images, seed: int) -> nn.Module:
-    """The module that graphopt leaves: global scope, labelled batches for the criteria that want them."""
+def ours(
+    criterion: str, module: nn.Module, target: float, data: Images, seed: int, scope: Scope = "global"
+) -> nn.Module:
+    """The module that graphopt leaves; labelled batches for the criteria that want them."""
     graph = captured(module)
     batches = list(zip(data[0].split(BATCH), data[1].split(BATCH), strict=True))[:SCORED]
-    step = PruneChannels(criterion=criterion, scope="global", macs=target)
+    step = PruneChannels(criterion=criterion, scope=scope, macs=target)
     go.optimize(graph, [step], [(x.contiguous(), y) for x, y in batches], seed=seed)
     return go.to_torch(graph)
 
@@ -84,38 +93,16 @@ def theirs(peer: Any, name: str, module: nn.Module, target: float, data: Images)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of trained networks")
-    parser.add_argument("--peer", help="folder that torch-pruning is installed in")
-    parser.add_argument("--model", choices=["resnet20", "mobilenet_v2"], default="resnet20")
-    parser.add_argument("--tune", type=int, default=3, help="epochs of fine-tuning")
-    parser.add_argument("--steps", type=int, default=3, help="of the iterative schedule")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train", type=int, default=60000, help="images to fine-tune on")
-    parser.add_argument("--criteria", nargs="*", default=OURS)
-    parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
-    parser.add_argument("--one-shot", action="store_true", help="leave the iterative schedule out")
-    parser.add_argument("--distil", action="store_true", help="the dense network gives soft labels while tuning")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = _arguments()
     torch.set_num_threads(options.threads)
     training, test = read(options.data, "train"), read(options.data, "t10k")
     dense = trained(options.checkpoints, options.model, 0, training, test)
     for p in dense.parameters():
         p.requires_grad_()
     training = (training[0][: options.train], training[1][: options.train])
-    whole = macs_of(dense)
-    recipe = replace(NETWORKS[options.model].recipe, lr=0.03, small=0.6)
-    ways: dict[str, Callable[[nn.Module, float, int], nn.Module]] = {
-        f"graphopt {name}": lambda m, t, s, name=name: ours(name, m, t, training, s) for name in options.criteria
-    }
-    if options.peer:
-        sys.path.insert(0, options.peer)
-        peer = import_module("torch_pruning")
-        ways |= {
-            f"Torch-Pruning {name}": lambda m, t, s, name=name: theirs(peer, name, m, t, training) for name in PEERS
-        }
+    own = NETWORKS[options.model].recipe
+    recipe = replace(own, lr=0.3 * own.lr, small=0.6 if own.small else 0.0)
+    whole, ways = macs_of(dense), _ways(options, training)
     found: dict[str, list[tuple[float, float]]] = {}
     started = time.perf_counter()
     for seed in range(options.seeds):
@@ -125,12 +112,7 @@ def main() -> None:
             train(module, training, replace(recipe, epochs=epochs), seed, teacher=teacher)
 
         for target in options.budgets:
-            schedules = {name: partial(_once, way, tune, options.tune, seed) for name, way in ways.items()}
-            for name in [each for each in ITERATIVE if each in ways and not options.one_shot]:
-                schedules[f"{name}, {options.steps} steps"] = partial(
-                    _stepwise, ways[name], tune, options.tune, options.steps, seed
-                )
-            for name, prune in schedules.items():
+            for name, prune in _schedules(options, ways, tune, seed).items():
                 pruned, before = prune(dense, target, test)
                 after = accuracy(pruned, test)
                 found.setdefault(f"{name} | {1 / target:g}x", []).append((before, after))
@@ -146,9 +128,52 @@ def main() -> None:
         )
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of trained networks")
+    parser.add_argument("--peer", help="folder that torch-pruning is installed in")
+    parser.add_argument("--model", choices=["resnet20", "mobilenet_v2", "vit"], default="resnet20")
+    parser.add_argument("--tune", type=int, default=3, help="epochs of fine-tuning")
+    parser.add_argument("--steps", type=int, default=3, help="of the iterative schedule")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", type=int, default=60000, help="images to fine-tune on")
+    parser.add_argument("--criteria", nargs="*", default=OURS)
+    parser.add_argument("--scope", choices=["global", "uniform", "isomorphic"], default="global", help="of graphopt")
+    parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
+    parser.add_argument("--one-shot", action="store_true", help="leave the iterative schedule out")
+    parser.add_argument("--distil", action="store_true", help="the dense network gives soft labels while tuning")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def _ways(options: argparse.Namespace, data: Images) -> dict[str, Way]:
+    """What prunes a module to a part of its multiply-accumulates, with a seed."""
+    ways: dict[str, Way] = {
+        f"graphopt {name}": lambda m, t, s, name=name: ours(name, m, t, data, s, options.scope)
+        for name in options.criteria
+    }
+    if options.peer:
+        sys.path.insert(0, options.peer)
+        peer = import_module("torch_pruning")
+        ways |= {f"Torch-Pruning {name}": lambda m, t, s, name=name: theirs(peer, name, m, t, data) for name in PEERS}
+    return ways
+
+
+def _schedules(
+    options: argparse.Namespace, ways: dict[str, Way], tune: Tune, seed: int
+) -> dict[str, Callable[[nn.Module, float, Images], tuple[nn.Module, float]]]:
+    """The ways at once, and some of them in steps."""
+    found = {name: partial(_once, way, tune, options.tune, seed) for name, way in ways.items()}
+    for name in [each for each in ITERATIVE if each in ways and not options.one_shot]:
+        found[f"{name}, {options.steps} steps"] = partial(
+            _stepwise, ways[name], tune, options.tune, options.steps, seed
+        )
+    return found
+
+
 def _once(
-    way: Callable[[nn.Module, float, int], nn.Module], tune: Callable[[nn.Module, int], None], epochs: int, seed: int,
-    dense: nn.Module, target: float, test: Images,
+    way: Way, tune: Tune, epochs: int, seed: int, dense: nn.Module, target: float, test: Images
 ) -> tuple[nn.Module, float]:  # fmt: skip
     """The network pruned at once and tuned, and its accuracy before tuning."""
     pruned = way(dense, target, seed)
@@ -158,8 +183,7 @@ def _once(
 
 
 def _stepwise(
-    way: Callable[[nn.Module, float, int], nn.Module], tune: Callable[[nn.Module, int], None], epochs: int, steps: int,
-    seed: int, dense: nn.Module, target: float, test: Images,
+    way: Way, tune: Tune, epochs: int, steps: int, seed: int, dense: nn.Module, target: float, test: Images
 ) -> tuple[nn.Module, float]:  # fmt: skip
     """The same in equal steps with the epochs shared out among them; the accuracy is that before the last tuning."""
     module, before = dense, 0.0
