@@ -58,12 +58,14 @@ class Pass:
         name: set by `register`.
         contract: what the pass promises; the equivalence instrument holds it to that.
         needs: what the context must provide: "data", "labels".
+        takes: names of the values that it asks `Context.options` for: ``optimize(..., teacher=module)``.
         looks_for: operators without which the pass has nothing to do; it is skipped when the graph has none of them.
     """
 
     name: ClassVar[str] = ""
     contract: ClassVar[Contract] = Contract.EXACT
     needs: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset()
     looks_for: ClassVar[frozenset[str]] = frozenset()
 
     def run(self, graph: Graph, context: Context) -> bool | Changes:

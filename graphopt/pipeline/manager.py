@@ -27,7 +27,7 @@ from graphopt.pipeline.base import Changes, Pass
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.instruments.base import Instrument
 from graphopt.pipeline.options import build
-from graphopt.pipeline.registry import Alias, find_pass
+from graphopt.pipeline.registry import Alias, all_passes, find_pass
 from graphopt.pipeline.report import PassReport, Report
 from graphopt.pipeline.text import Step, format_value, parse_steps
 
@@ -58,6 +58,16 @@ def resolve(pipeline: str | Sequence[Pass | str]) -> list[Pass | Group]:
             raise _no_pass(item)
         resolved.extend([item] if isinstance(item, Pass) else resolve(item))
     return resolved
+
+
+def check_taken(steps: Sequence[Pass | Group], names: Iterable[str]) -> None:
+    """Raises OptionError for the name of a value that no pass asks for, in this pipeline or elsewhere."""
+    kinds = (*all_passes().values(), *map(type, flatten(steps)))
+    taken = sorted(frozenset[str]().union(*(kind.takes for kind in kinds)))
+    for name in names:
+        if name not in taken:
+            hint = nearest(name, taken) or f"passes ask for: {', '.join(taken)}"
+            raise OptionError(f"no pass asks for '{name}'", where="optimize", hint=hint)
 
 
 def _no_pass(given: object) -> PipelineError:

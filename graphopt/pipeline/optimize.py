@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from graphopt.ir import Graph
 from graphopt.pipeline.base import Pass
 from graphopt.pipeline.context import Context, no_progress
 from graphopt.pipeline.instruments import CostDelta, Equivalence, Instrument, Verify
-from graphopt.pipeline.manager import run_pipeline
+from graphopt.pipeline.manager import check_taken, resolve, run_pipeline
 from graphopt.pipeline.progress import RichProgress
 from graphopt.pipeline.report import Report
 
@@ -40,7 +40,7 @@ def optimize(
         seed: of all random choices.
         progress: show progress bars on standard error.
         instruments: further instruments.
-        options: values that passes may ask for from Python (``teacher=module``).
+        options: values that passes of the pipeline ask for from Python (``teacher=module``).
 
     Returns:
         What each pass did.
@@ -48,6 +48,9 @@ def optimize(
     Raises:
         GraphoptError: a subclass that says what went wrong; the graph is then as it was before the pass that failed.
     """
+    if isinstance(pipeline, Iterable) and not isinstance(pipeline, str):
+        pipeline = list(pipeline)  # it may be readable once only
+    check_taken(resolve(pipeline), options)
     context = Context(
         graph, data, seed=seed, evaluate=evaluate, progress=RichProgress() if progress else no_progress, **options
     )

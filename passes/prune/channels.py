@@ -58,6 +58,7 @@ class PruneChannels(Pass):
     """
 
     contract: ClassVar[Contract] = Contract.MASKED
+    takes: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     ratio: float = 0.5
     criterion: str = "l1"

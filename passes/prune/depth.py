@@ -37,6 +37,7 @@ class PruneDepth(Pass):
     """
 
     contract: ClassVar[Contract] = Contract.MASKED
+    takes: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     ratio: float = 0.25
     blocks: int | None = None

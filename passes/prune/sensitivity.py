@@ -52,6 +52,7 @@ class Sensitivity(Pass):
     """
 
     contract: ClassVar[Contract] = Contract.EXACT
+    takes: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
     metric: Literal["auto", "loss", "accuracy", "change", "evaluate"] = "auto"

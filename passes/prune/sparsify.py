@@ -47,6 +47,7 @@ class Sparsify(Pass):
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    takes: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     ratio: float = 0.5
     threshold: float | None = None

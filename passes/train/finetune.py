@@ -57,6 +57,7 @@ class Finetune(Pass):
 
     contract: ClassVar[Contract] = Contract.TRAINED
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    takes: ClassVar[frozenset[str]] = frozenset({"loss", "teacher"})
 
     epochs: int = 10
     lr: float = 1e-3

@@ -270,3 +270,15 @@ def test_a_forgotten_dataclass_is_named():
 
     with pytest.raises(OptionError, match=r"Forgetful is no dataclass: write @dataclass\(frozen=True\) above it"):
         build(Forgetful, {"factor": 2})
+
+
+def test_values_that_no_pass_asks_for_are_refused():
+    for pipeline in ("simplify,finetune", "simplify", iter([DoubleNegation()])):
+        with pytest.raises(OptionError, match=r"no pass asks for 'techer'.*did you mean 'teacher'"):
+            go.optimize(small_graph(), pipeline, techer=None)
+    assert go.optimize(small_graph(), iter([DoubleNegation()]), loss=print).passes[0].modified  # others would read it
+
+    class Asking(DoubleNegation):
+        takes = frozenset({"ruler"})
+
+    assert go.optimize(small_graph(), [Asking()], ruler=3).passes[0].modified
