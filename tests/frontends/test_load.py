@@ -78,7 +78,7 @@ def test_files_that_are_no_models(tmp_path):
     one_line(path, "is not an ONNX model")
     path.write_bytes(b"\x08\x01")
     one_line(path, "is not an ONNX model")
-    one_line(3, "cannot load a int", "give a path")
+    one_line(3, "cannot load an int", "give a path")
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.99])
