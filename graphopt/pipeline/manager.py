@@ -62,7 +62,7 @@ def resolve(pipeline: str | Sequence[Pass | str]) -> list[Pass | Group]:
 
 def check_taken(steps: Sequence[Pass | Group], names: Iterable[str]) -> None:
     """Raises OptionError for the name of a value that no pass asks for, in this pipeline or elsewhere."""
-    kinds = (*all_passes().values(), *map(type, flatten(steps)))
+    kinds: list[type[Pass]] = [*all_passes().values(), *(type(step) for step in flatten(steps))]
     taken = sorted(frozenset[str]().union(*(kind.takes for kind in kinds)))
     for name in names:
         if name not in taken:
