@@ -14,7 +14,7 @@ from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.nothing import why_nothing
 from graphopt.passes.quantize.observers import MinMax
 from graphopt.passes.quantize.pairs import add_parameters, insert_pair, pairs
-from graphopt.passes.quantize.placement import Placement, WeightSite, kept_float, place
+from graphopt.passes.quantize.placement import FLOAT, Placement, WeightSite, place
 from graphopt.passes.quantize.scales import fixed_parameters, parameters_of_range, weight_parameters
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.runtime.samples import example_inputs
@@ -53,8 +53,8 @@ class InsertQDQ(Pass):
             raise PassError(
                 "the graph is quantized already", where=self.name, hint="start from the float model",
             )  # fmt: skip
-        ignore = (*self.ignore, *kept_float(graph, context))
-        placement = place(graph, target, ignore, everything=self.everything, sizes=self.sizes)
+        floats = context.options.get(FLOAT, ())
+        placement = place(graph, target, self.ignore, floats=floats, everything=self.everything, sizes=self.sizes)
         if not placement.integer and not placement.skipped:
             raise PassError(
                 f"target '{target.name}' finds nothing to quantize", where=self.name,

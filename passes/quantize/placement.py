@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from networkx.utils import UnionFind
@@ -12,10 +12,13 @@ from graphopt.analysis.cost import UNIT
 from graphopt.errors import OptionError
 from graphopt.ir import DType, Graph, Node, Use, Value
 from graphopt.passes.quantize.regions import Assignment, Unit, cheapest
-from graphopt.pipeline import Context
 from graphopt.targets import OperatorRule, Target, constant_source
 
 _AMONG_FLOATS = "among floats, and saves nothing by itself"
+
+
+#: Option of a run: names of the nodes that passes before made to be computed in float.
+FLOAT = "float_nodes"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def place(
     target: Target,
     ignore: Sequence[str] = (),
     *,
+    floats: Collection[str] = (),
     everything: bool = False,
     sizes: Mapping[str, int] = UNIT,
 ) -> Placement:
@@ -87,6 +91,7 @@ def place(
         graph: the graph, its shapes known.
         target: the target.
         ignore: patterns of names of nodes, modules or tensors that stay float.
+        floats: names of nodes that stay float, if they are there.
         everything: quantize all that the target can, instead of what saves time by the target's costs. A target
             that knows no costs does so anyway.
         sizes: sizes that named dimensions have in use; 1 by default.
@@ -97,7 +102,7 @@ def place(
     placement = Placement()
     everything = everything or not target.costed
     _check_patterns(graph, ignore)
-    units = list(_units(graph, target, ignore, placement))
+    units = list(_units(graph, target, ignore, floats, placement))
     chosen = _connected(units) if everything else units
     if not everything and units:
         placement.assignment = cheapest(graph, units, target, sizes)
@@ -110,16 +115,6 @@ def place(
     for unit in chosen:
         _place(unit, target, placement)
     return placement
-
-
-#: Option of a run: patterns of the nodes that passes before made to be computed in float.
-FLOAT = "float_nodes"
-
-
-def kept_float(graph: Graph, context: Context) -> tuple[str, ...]:
-    """The patterns of nodes that passes before made to be computed in float, as far as these are there."""
-    patterns = context.options.get(FLOAT, ())
-    return tuple(pattern for pattern in patterns if any(is_named(node, pattern) for node in graph.nodes))
 
 
 def _check_patterns(graph: Graph, patterns: Iterable[str]) -> None:
@@ -137,13 +132,15 @@ def is_named(node: Node, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in names if name)
 
 
-def _units(graph: Graph, target: Target, ignore: Sequence[str], placement: Placement) -> Iterator[Unit]:
+def _units(
+    graph: Graph, target: Target, ignore: Sequence[str], floats: Collection[str], placement: Placement
+) -> Iterator[Unit]:
     for node in graph.nodes:
         rule = target.rule(node)
         if rule is None or rule.role == "stored" or not _can(node, rule):
             continue
         narrow = _too_narrow(node, rule)
-        if any(is_named(node, pattern) for pattern in ignore):
+        if node.name in floats or any(is_named(node, pattern) for pattern in ignore):
             placement.skipped[node] = "on the ignore list"
         elif narrow:
             placement.skipped[node] = narrow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,7 +67,7 @@ class SplitOutliers(Pass):
         details = {_name(layer): channels.tolist() for layer, channels in split.items()}
         for layer, channels in split.items():
             name = _split(graph, layer, channels, parts, self.name)
-            context.options.setdefault(FLOAT, {})[glob.escape(name)] = None
+            context.options.setdefault(FLOAT, set()).add(name)
         count = sum(len(channels) for channels in split.values())
         note = f"{count} channels of {len(split)} of {len(found)} layers go through float products, named *{_SUFFIX}"
         return Changes(True, counts={"layers": len(split), "channels": count}, notes=(note,), details=details)
