@@ -64,7 +64,7 @@ def networks():
 
 @pytest.mark.parametrize(("name", "graph"), list(networks()), ids=lambda v: v if isinstance(v, str) else "")
 def test_nothing_is_cheaper(name, graph):
-    units = list(_units(graph, TARGET, (), Placement()))
+    units = list(_units(graph, TARGET, (), frozenset(), Placement()))
     found = cheapest(graph, units, TARGET)
     prices = {
         frozenset(chosen): price(units, set(chosen))
