@@ -61,6 +61,7 @@ def _seconds(report: Any) -> dict[str, float]:
 
 
 def _onnxruntime(method: str, per_channel: bool = True) -> Tool:
+    import onnx.version_converter
     import onnxruntime
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationDataReader
@@ -78,6 +79,10 @@ def _onnxruntime(method: str, per_channel: bool = True) -> Tool:
 
     def run(source: Path, target: Path, images: list[np.ndarray]) -> dict[str, Any]:
         prepared = target.with_suffix(".prepared.onnx")
+        model = onnx.load(source)
+        if model.opset_import[0].version < 13:  # scales per channel need it
+            onnx.save(onnx.version_converter.convert_version(model, 13), prepared)
+            source = prepared
         quant_pre_process(source, prepared)
         quantize_static(
             prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=per_channel,
@@ -105,6 +110,7 @@ def _nncf() -> Tool:
 OURS = "simplify,fuse,quantize{target=ort-cpu}"
 TOOLS: dict[str, Callable[[], Tool]] = {
     "graphopt": lambda: _graphopt(OURS),
+    "graphopt all": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,everything=true}"),
     "graphopt minmax": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,method=minmax}"),
     "quantize_static": lambda: _onnxruntime("MinMax"),
     "quantize_static percentile": lambda: _onnxruntime("Percentile"),
@@ -119,8 +125,7 @@ def work(tool: str, source: Path, target: Path, images: Path) -> dict[str, Any]:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     run = TOOLS[tool]()
-    data = np.load(images)
-    batches = [data[i : i + BATCH] for i in range(0, len(data), BATCH)]
+    batches = _batches(images)
     os.environ["OMP_NUM_THREADS"] = "1"
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _kilobytes("VmRSS")
@@ -129,6 +134,14 @@ def work(tool: str, source: Path, target: Path, images: Path) -> dict[str, Any]:
         found = run(source, target, batches)
     found |= {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
     return found | {"megabytes": (_kilobytes("VmHWM") - before) / 1024}
+
+
+def _batches(images: Path) -> list[np.ndarray]:
+    """An .npz is a batch per array; an .npy is cut into batches."""
+    data = np.load(images)
+    if images.suffix == ".npz":
+        return [data[name] for name in data.files]
+    return [data[i : i + BATCH] for i in range(0, len(data), BATCH)]
 
 
 def _kilobytes(what: str) -> int:
