@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from graphopt.errors import DataError, PassError
+from graphopt.analysis.shapes import propagate_all
+from graphopt.errors import DataError, PassError, ShapeError
 from graphopt.ir import DType, Graph, TensorType, Value
 from graphopt.ir import dims as D
 from graphopt.runtime.executor import run
@@ -18,30 +19,39 @@ from graphopt.runtime.executor import run
 DEFAULT_SIZE = 2
 #: Sizes of open dimensions that are tried, one after the other, on a graph that does not run with the smallest.
 _LARGER_SIZES = (8, 32, 128, 512, 2048)
+#: Sizes of one open dimension that a graph may want exactly (lines of text 48 high, 80 bands of a spectrum).
+_EXACT_SIZES = range(16, 129, 16)
+#: So many dimensions are tried one by one at most; beside the one in turn, the others have `_BESIDE`.
+_MAX_EXACT = 4
+_BESIDE = 128
 #: Larger inputs are not made up: a damaged file may ask for anything.
 MAX_ELEMENTS = 1 << 28
 #: Nor are larger ones tried out: the work inside the graph grows with them, or with their square.
 _MAX_TRIED_ELEMENTS = 1 << 22
 
 
+#: An open dimension: its name, or the input and the position that it stands at.
+_Open = str | tuple[str, int]
+
+
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of open dimensions: of those that have a name and are given, of leading ones, of the others."""
+    """Sizes of open dimensions: of those that are given, of leading ones, of the others."""
 
-    given: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[_Open, int] = field(default_factory=dict)
     leading: int = DEFAULT_SIZE
     other: int = DEFAULT_SIZE
     leaders: frozenset[str] = frozenset()
 
     def shape_of(self, value: Value) -> tuple[int, ...]:
-        return tuple(self._extent(position, dim) for position, dim in enumerate(value.shape or ()))
+        return tuple(self._extent(value.name, position, dim) for position, dim in enumerate(value.shape or ()))
 
-    def _extent(self, position: int, dim: D.Dim) -> int:
+    def _extent(self, name: str, position: int, dim: D.Dim) -> int:
         default = self.leading if position == 0 else self.other
         names = D.free_names(dim)
         sizes = {n: self.given.get(n, self.leading if n in self.leaders else self.other) for n in names}
         bound = D.substitute(dim, sizes)
-        return bound if isinstance(bound, int) else default
+        return bound if isinstance(bound, int) else self.given.get((name, position), default)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,9 @@ def runnable_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None
     """Made-up inputs, as of `example_inputs`, with open dimensions as large as the graph needs to run.
 
     A window that is not padded wants a signal longer than itself, and no type says so. So larger sizes are tried: of
-    all open dimensions but the leading ones, which mostly count samples, then of all.
+    all open dimensions but the leading ones, which mostly count samples, then of all. A graph may even want one exact
+    size, where it drops a dimension that has shrunk to one: each is varied for itself at last. What the operators'
+    shape rules refuse is not run.
 
     Args:
         graph: the graph.
@@ -83,7 +95,7 @@ def runnable_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None
         refused = error
     for candidate in _larger(graph, sizes or {}):
         shapes = {value.name: candidate.shape_of(value) for value in graph.inputs if _is_open(value)}
-        if sum(map(math.prod, shapes.values())) > _MAX_TRIED_ELEMENTS:
+        if sum(map(math.prod, shapes.values())) > _MAX_TRIED_ELEMENTS or not _fits(graph, candidate):
             continue
         try:
             larger = _make(graph, seed, candidate)
@@ -98,9 +110,37 @@ def _larger(graph: Graph, given: Mapping[str, int]) -> Iterator[_Sizes]:
     if not any(_is_open(value) for value in graph.inputs):
         return
     leaders = frozenset(name for value in graph.inputs for dim in (value.shape or ())[:1] for name in D.free_names(dim))
+    known: dict[_Open, int] = {**given}
     for size in _LARGER_SIZES:
-        yield _Sizes(given, DEFAULT_SIZE, size, leaders)
-        yield _Sizes(given, size, size, leaders)
+        yield _Sizes(known, DEFAULT_SIZE, size, leaders)
+        yield _Sizes(known, size, size, leaders)
+    varied = [dim for dim in _followers(graph) if dim not in leaders and dim not in known]
+    for dim in varied if len(varied) <= _MAX_EXACT else []:
+        for size in _EXACT_SIZES:
+            yield _Sizes({**known, dim: size}, DEFAULT_SIZE, _BESIDE, leaders)
+
+
+def _followers(graph: Graph) -> Iterable[_Open]:
+    """The open dimensions that do not stand first."""
+    found: dict[_Open, None] = {}
+    for value in filter(_is_open, graph.inputs):
+        for position, dim in enumerate(value.shape or ()):
+            names: Iterable[_Open] = [(value.name, position)] if dim is None else D.free_names(dim)
+            found.update(dict.fromkeys(names if position else ()))
+    return found
+
+
+def _fits(graph: Graph, sizes: _Sizes) -> bool:
+    """False when the shape rules tell that `graph` does not run with inputs of `sizes`."""
+    copied = graph.clone()
+    for value in filter(_is_open, copied.inputs):
+        if isinstance(value.type, TensorType):
+            value.type = value.type.with_shape(sizes.shape_of(value))
+    try:
+        propagate_all(copied)
+    except ShapeError:
+        return False
+    return True
 
 
 def _is_open(value: Value) -> bool:
@@ -124,7 +164,7 @@ def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None 
     Raises:
         DataError: an input is no tensor of numbers, or one of more than `MAX_ELEMENTS`.
     """
-    return _make(graph, seed, _Sizes(sizes or {}))
+    return _make(graph, seed, _Sizes({**(sizes or {})}))
 
 
 def _make(graph: Graph, seed: int, sizes: _Sizes) -> list[torch.Tensor]:

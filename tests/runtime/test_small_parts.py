@@ -10,7 +10,10 @@ import torch
 import graphopt as go
 from graphopt.errors import DataError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, Node, SequenceType, TensorType
+from graphopt.pipeline.instruments import equivalence
+from graphopt.runtime import samples
 from graphopt.runtime.compare import Difference, compare, difference
+from graphopt.runtime.executor import run
 from graphopt.runtime.ort import OrtSession, kernel_counts
 from graphopt.runtime.samples import example_inputs, runnable_inputs
 from graphopt.runtime.timing import median_seconds, medians
@@ -191,6 +194,43 @@ def test_inputs_are_as_large_as_the_graph_needs(shape, found):
     assert made.inputs[0].shape == found
     assert made.results[0].shape == (found[0], 1, found[2] - 19)
     assert str(made) == ("" if found[2] == 25 else f"x {list(found)}")
+
+
+def squeezed(kind):
+    """Drops the rows, which must have been 35 to 70 to have shrunk to one."""
+    graph = Graph()
+    x = graph.add_input("x", kind)
+    kernel = graph.add_constant(torch.ones(1, 1, 3, 2))
+    narrow = graph.add("Conv", graph.add("Conv", x, kernel, strides=[4, 1]), kernel, strides=[3, 1])
+    last = graph.add("Conv", narrow, kernel, strides=[3, 1])
+    graph.add_output(graph.add("Squeeze", last, graph.add_constant(torch.tensor([2]))), "y")
+    return graph
+
+
+@pytest.mark.parametrize("shape", [("n", 1, "h", "w"), ("n", 1, None, "w"), (None, 1, None, None)])
+def test_a_size_that_the_graph_wants_exactly_is_found(shape):
+    made = runnable_inputs(squeezed(TensorType.make(DType.FLOAT32, shape)))
+    assert made.inputs[0].shape == (2, 1, 48, 128)
+    assert made.results[0].shape == (2, 1, 125)
+    assert str(made) == "x [2, 1, 48, 128]"
+
+
+def test_what_shape_rules_refuse_is_not_run(monkeypatch):
+    runs = []
+    monkeypatch.setattr(samples, "run", lambda graph, inputs: runs.append(inputs) or run(graph, inputs))
+    runnable_inputs(squeezed(TensorType.make(DType.FLOAT32, ("n", 1, "h", "w"))))
+    assert len(runs) == 2  # the smallest, and the one that fits
+
+
+def test_what_fits_no_inputs_is_tried_once(monkeypatch):
+    graph = windowed(TensorType.make(DType.FLOAT32, ("n", 1, "m")), 5000)
+    graph.add_output(graph.add("Identity", graph.outputs[0]), "z")
+    searches = []
+    search = equivalence.runnable_inputs
+    monkeypatch.setattr(equivalence, "runnable_inputs", lambda *args: searches.append(args) or search(*args))
+    report = go.optimize(graph, "eliminate-identity,eliminate-dead,eliminate-identity")
+    assert len(searches) == 1
+    assert report.passes[0].checks["equivalence"]["summary"].startswith("unchecked: RuntimeError while executing")
 
 
 def test_sizes_that_are_given_are_kept():

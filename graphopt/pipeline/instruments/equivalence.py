@@ -51,13 +51,14 @@ class Equivalence(Instrument):
         self._samples: list[torch.Tensor] | None = None
         self._reference: tuple[int, list[Any]] | None = None
         self._unchecked = ""
+        self._refused: list[ValueType] | None = None  # types of inputs that no made-up ones fitted
         self._sizes = ""  # shapes of made-up inputs, where they had to be larger than usual
         self._kinds: list[ValueType] = []
 
     def before(self, step: Pass, graph: Graph, context: Context, entry: PassReport) -> None:
         propagate(graph)
         if self._graph is not graph:
-            self._graph, self._samples, self._reference = graph, None, None
+            self._graph, self._samples, self._reference, self._refused = graph, None, None, None
         self._original = None
         self._kinds = [value.type for value in graph.inputs]
         if step.contract is Contract.TRAINED:
@@ -67,7 +68,8 @@ class Equivalence(Instrument):
             self._original = graph.clone()
         # What the graph computed after the pass before is what it computes now, unless somebody edited it.
         if self._reference is None or self._reference[0] != graph.version:
-            self._reference = self._run_before(graph, context)
+            # A graph that has been rewritten refuses what it did before; searching takes seconds.
+            self._reference = None if self._refused == self._kinds else self._run_before(graph, context)
 
     def _run_before(self, graph: Graph, context: Context) -> tuple[int, list[Any]] | None:
         given = self.inputs is not None or context.has_data
@@ -84,6 +86,8 @@ class Equivalence(Instrument):
             # An unknown operator says nothing against a pass, nor does a graph that our random inputs do not fit.
             if given and not isinstance(error, UnsupportedOperatorError):
                 raise
+            if not isinstance(error, UnsupportedOperatorError):
+                self._refused = self._kinds
             self._unchecked = error.what
             return None
 
