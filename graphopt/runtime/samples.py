@@ -110,7 +110,7 @@ def _larger(graph: Graph, given: Mapping[str, int]) -> Iterator[_Sizes]:
     if not any(_is_open(value) for value in graph.inputs):
         return
     leaders = frozenset(name for value in graph.inputs for dim in (value.shape or ())[:1] for name in D.free_names(dim))
-    known: dict[_Open, int] = {**given}
+    known: dict[_Open, int] = dict(given.items())
     for size in _LARGER_SIZES:
         yield _Sizes(known, DEFAULT_SIZE, size, leaders)
         yield _Sizes(known, size, size, leaders)
@@ -164,7 +164,7 @@ def example_inputs(graph: Graph, seed: int = 0, sizes: Mapping[str, int] | None 
     Raises:
         DataError: an input is no tensor of numbers, or one of more than `MAX_ELEMENTS`.
     """
-    return _make(graph, seed, _Sizes({**(sizes or {})}))
+    return _make(graph, seed, _Sizes(dict((sizes or {}).items())))
 
 
 def _make(graph: Graph, seed: int, sizes: _Sizes) -> list[torch.Tensor]:
