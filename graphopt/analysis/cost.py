@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+
+import torch
 
 from graphopt.ir import Dim, DType, Graph, Node, Value
 from graphopt.ir import dims as D
@@ -21,32 +23,36 @@ _NOT_WEIGHTS = frozenset({DType.INT64, DType.BOOL, DType.STRING, DType.UNDEFINED
 
 @dataclass(frozen=True)
 class NodeCost:
-    """What one node costs; named dimensions count as 1, so figures are per sample.
+    """What one node costs.
 
     Attributes:
         macs: multiply-accumulates; ``None`` when shapes are not known, or the operator is not.
         weights: elements of the weights that it reads.
+        sizes: sizes of named dimensions; the others count as 1, so that figures are per sample.
     """
 
     node: Node
     macs: int | None
     weights: int
+    sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs."""
-        return _bytes(value for value in self.node.inputs if value is not None)
+        return _bytes((value for value in self.node.inputs if value is not None), self.sizes)
 
     @property
     def bytes_written(self) -> int:
         """Bytes of all outputs."""
-        return _bytes(self.node.outputs)
+        return _bytes(self.node.outputs, self.sizes)
 
 
 class Cost:
     """The cost of a graph.
 
-    Named dimensions count as 1, so that the figures are per sample.
+    Args:
+        graph: the graph, its shapes known.
+        sizes: sizes of named dimensions; the others count as 1, so that the figures are per sample.
 
     Attributes:
         macs: multiply-accumulates of all nodes that are known, with their shapes.
@@ -55,15 +61,16 @@ class Cost:
         unknown: nodes whose multiply-accumulates could not be told.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int] = UNIT) -> None:
         self._graph_nodes = list(graph.walk())
-        macs = [(node, _macs(node, UNIT)) for node in self._graph_nodes]
+        self._sizes = sizes
+        macs = [(node, _macs(node, sizes)) for node in self._graph_nodes]
         self.macs = sum(count or 0 for _, count in macs)
         self.unknown = [node for node, count in macs if count is None]
         constants = (value for scope in graph.graphs() for value in scope.constants)
-        sizes = [(_elements(value), value.dtype.bits) for value in constants if value.uses and is_weight(value)]
-        self.weights = sum(elements for elements, _ in sizes)
-        self.weight_bytes = sum(elements * bits // 8 for elements, bits in sizes)
+        weights = [(_elements(value), value.dtype.bits) for value in constants if value.uses and is_weight(value)]
+        self.weights = sum(elements for elements, _ in weights)
+        self.weight_bytes = sum(elements * bits // 8 for elements, bits in weights)
 
     @property
     def count(self) -> int:
@@ -73,7 +80,7 @@ class Cost:
     @cached_property
     def nodes(self) -> list[NodeCost]:
         """The cost of each node, bodies included; worked out when first asked for."""
-        return [node_cost(node) for node in self._graph_nodes]
+        return [node_cost(node, self._sizes) for node in self._graph_nodes]
 
     @property
     def activation_bytes(self) -> int:
@@ -89,7 +96,7 @@ def is_weight(value: Value) -> bool:
 def node_cost(node: Node, sizes: Mapping[str, int] = UNIT) -> NodeCost:
     """The cost of one node; `sizes` gives named dimensions another size than 1."""
     read = dict.fromkeys(value for value in node.inputs if value is not None)
-    return NodeCost(node, _macs(node, sizes), sum(_elements(value) for value in read if is_weight(value)))
+    return NodeCost(node, _macs(node, sizes), sum(_elements(value) for value in read if is_weight(value)), sizes)
 
 
 def _macs(node: Node, sizes: Mapping[str, int]) -> int | None:
@@ -104,14 +111,32 @@ def _elements(value: Value) -> int:
     return count if isinstance(count, int) else 0
 
 
-def _bytes(values: Iterable[Value]) -> int:
+def _bytes(values: Iterable[Value], sizes: Mapping[str, int]) -> int:
     bits = 0
     for value in values:
         kind = value.tensor_type
-        sizes = [sized(dim) for dim in kind.shape or ()]
-        if kind.shape is not None and None not in sizes:
-            bits += math.prod(size for size in sizes if size is not None) * kind.dtype.bits
+        extents = [sized(dim, sizes) for dim in kind.shape or ()]
+        if kind.shape is not None and None not in extents:
+            bits += math.prod(extent for extent in extents if extent is not None) * kind.dtype.bits
     return bits // 8
+
+
+def named_sizes(inputs: Iterable[Value]) -> set[str]:
+    """Names of the dimensions that one sample has: those of the inputs but the leading ones, which count samples."""
+    shapes = [value.shape or () for value in inputs]
+    leading = {name for shape in shapes for dim in shape[:1] for name in D.free_names(dim)}
+    return {name for shape in shapes for dim in shape for name in D.free_names(dim)} - leading
+
+
+def sample_sizes(inputs: Sequence[Value], tensors: Sequence[torch.Tensor]) -> dict[str, int]:
+    """Sizes that the named dimensions of one sample have in a batch of tensors, given in the order of the inputs."""
+    wanted = named_sizes(inputs)
+    return {
+        str(dim): size
+        for value, tensor in zip(inputs, tensors, strict=True)
+        for dim, size in zip(value.shape or (), tensor.shape, strict=False)
+        if str(dim) in wanted
+    }
 
 
 def sized(dim: Dim, sizes: Mapping[str, int] = UNIT) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
 
+from graphopt.analysis.cost import UNIT, Cost
 from graphopt.analysis.shapes import propagate
 from graphopt.errors import DataError, GraphoptError, OptionError
 from graphopt.ir import Graph
@@ -96,6 +98,22 @@ class Context:
         if self._data is None:
             raise DataError("this needs data and the run was given none", hint="pass data=..., or --data FILE.npz")
         return self._data
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Sizes that named dimensions have in use, by which costs are weighed: as in the data, if there is any.
+
+        Not of the leading dimension: what is not listed counts as 1.
+        """
+        return UNIT if self._data is None else self._data.sizes()
+
+    def cost(self, graph: Graph | None = None) -> Cost:
+        """What the graph costs at these sizes, kept until it changes; of the run's own graph by default."""
+        return self.get(self._cost, graph)
+
+    @cached_property
+    def _cost(self) -> Callable[[Graph], Cost]:
+        return partial(Cost, sizes=self.sizes)
 
     def get(self, analysis: Callable[[Graph], A], graph: Graph | None = None) -> A:
         """An analysis of the graph, computed when first asked for and kept until the graph changes.

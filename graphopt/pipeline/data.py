@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphopt.analysis.cost import named_sizes, sample_sizes
 from graphopt.errors import DataError, nearest
 from graphopt.ir import DType, Graph, Value
 from graphopt.ir.expect import expect_path, kind_of
@@ -74,6 +75,12 @@ class Data:
     def first(self) -> Batch:
         """The first batch."""
         return next(iter(self))
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the named dimensions of one sample, as of the first batch; read only where there are any."""
+        if not named_sizes(self.inputs):
+            return {}
+        return sample_sizes(self.inputs, self.first().inputs)
 
     def _batch(self, raw: Any, where: str) -> Batch:
         arrays, labels = self._from_mapping(raw, where) if isinstance(raw, Mapping) else self._in_order(raw, where)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from graphopt.analysis.cost import Cost
+from graphopt.analysis.cost import UNIT, Cost, sample_sizes
 from graphopt.analysis.shapes import propagate
 from graphopt.backends import to_onnx, to_torch
 from graphopt.errors import DataError
@@ -47,12 +47,16 @@ class Measured:
     sqnr_db: float
 
 
-def energy(graph: Graph) -> float:
+def energy(graph: Graph, sizes: Mapping[str, int] = UNIT) -> float:
     """Modelled energy of one sample in millijoules: arithmetic by its width, and every weight read from memory once.
 
     Operators on integers, or behind DequantizeLinear for both factors, count as 8-bit arithmetic.
+
+    Args:
+        graph: the graph, its shapes known.
+        sizes: sizes of named dimensions; the others count as 1.
     """
-    cost = Cost(graph)
+    cost = Cost(graph, sizes)
     total = cost.weight_bytes * _BYTE
     for each in cost.nodes:
         total += (each.macs or 0) * (_INT8_MAC if _is_integer(each.node.inputs) else _FLOAT_MAC)
@@ -102,10 +106,11 @@ def measure(
     results = [run(graph, inputs) for graph in graphs]
     found = []
     for number, graph in enumerate(graphs):
-        cost = Cost(graph)
+        sizes = sample_sizes(graph.inputs, inputs)
+        cost = Cost(graph, sizes)
         found.append(
             Measured(
-                seconds[str(number)], cost.macs, cost.weight_bytes, energy(graph),
+                seconds[str(number)], cost.macs, cost.weight_bytes, energy(graph, sizes),
                 accuracy(graph, batches) if batches else None, compare(results[number], results[0]).sqnr,
             )
         )  # fmt: skip

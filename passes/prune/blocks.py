@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from graphopt.analysis.cost import is_weight, node_cost
+from graphopt.analysis.cost import UNIT, is_weight, node_cost
 from graphopt.ir import Graph, Node, Value
 
 
@@ -35,10 +35,9 @@ class Block:
         """Elements of the weights that go with the block."""
         return sum(value.data.numel() for value in self.weights if value.data is not None)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates per sample that go with the block."""
-        return sum(node_cost(node).macs or 0 for node in self.nodes)
+    def macs(self, sizes: Mapping[str, int] = UNIT) -> int:
+        """Multiply-accumulates that go with the block, at these sizes of named dimensions; the others count as 1."""
+        return sum(node_cost(node, sizes).macs or 0 for node in self.nodes)
 
     def remove(self, graph: Graph) -> None:
         """Takes the branch out."""

@@ -161,7 +161,7 @@ class PruneChannels(Pass):
         if figure == "latency":
             inputs = list(context.data.first().inputs) if context.has_data else example_inputs(graph, context.seed)
             return solve_latency(plan, Latency(graph, inputs), target)
-        predicted = PredictedCost(coupling, plan.groups)
+        predicted = PredictedCost(coupling, plan.groups, context.sizes)
         cost = {"params": predicted.params, "macs": predicted.macs, "bytes": predicted.bytes}[figure]
         whole = cost(np.zeros(len(plan.groups), dtype=np.int64))
         if whole == 0:

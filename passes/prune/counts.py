@@ -6,30 +6,28 @@ The components of a group touch the same factors equally often, so numbers of co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.analysis.cost import is_weight, node_cost
+from graphopt.analysis.cost import UNIT, is_weight, node_cost, sized
 from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.analysis.coupling.atoms import Factor
 from graphopt.ir import Dim, Node, Value
-from graphopt.ir import dims as D
 from graphopt.ops import record_of
 
 
 class PredictedCost:
     """Parameters, bytes and multiply-accumulates as functions of how many components each group loses.
 
-    Named dimensions count as 1, as in `graphopt.analysis.cost`.
-
     Args:
         coupling: of the graph, which stays as it is.
         groups: the groups that may lose components.
+        sizes: sizes of named dimensions; the others count as 1, as in `graphopt.analysis.cost`.
     """
 
-    def __init__(self, coupling: ChannelCoupling, groups: Sequence[Group]) -> None:
+    def __init__(self, coupling: ChannelCoupling, groups: Sequence[Group], sizes: Mapping[str, int] = UNIT) -> None:
         self.coupling = coupling
         self.groups = groups
         factors = [factor for row in coupling.atoms.factors for factor in row]
@@ -38,7 +36,7 @@ class PredictedCost:
         self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if lengths else np.zeros(0, int)
         self._loss = self._multiplicities(factors)
         self._fixed, self._dims, self._bits = self._constants()
-        self._layers = _Layers(coupling, {f.extent for group in groups for f in group.factors})
+        self._layers = _Layers(coupling, {f.extent for group in groups for f in group.factors}, sizes)
 
     def _multiplicities(self, factors: Sequence[Factor]) -> np.ndarray:
         """[factors, groups]: indices of a factor that go with one component of a group."""
@@ -123,7 +121,7 @@ class _StandIn:
 class _Layers:
     """The operators with multiply-accumulates; those that no removal reaches are counted once."""
 
-    def __init__(self, coupling: ChannelCoupling, moving: set[int]) -> None:
+    def __init__(self, coupling: ChannelCoupling, moving: set[int], sizes: Mapping[str, int]) -> None:
         self._constant = 0.0
         self._moving: list[_StandIn] = []
         for node in coupling.graph.walk():
@@ -132,20 +130,20 @@ class _Layers:
                 continue
             operands = [*(v for v in node.inputs if v is not None), *node.outputs]
             if any(coupling.extents.of(v, dim) in moving for v in operands for dim in range(v.rank or 0)):
-                self._moving.append(_stand_in(node, coupling, record.macs))
+                self._moving.append(_stand_in(node, coupling, record.macs, sizes))
             else:
-                self._constant += node_cost(node).macs or 0
+                self._constant += node_cost(node, sizes).macs or 0
 
     def macs(self, sizes: np.ndarray) -> float:
         return self._constant + sum(each.count(sizes) for each in self._moving)
 
 
-def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim]) -> _StandIn:
+def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim], sizes: Mapping[str, int]) -> _StandIn:
     shapes: dict[Value, tuple[Value, list[int], list[int | None]]] = {}
 
     def copy(value: Value) -> Value:
         if value not in shapes:
-            shape = [_per_sample(dim) for dim in value.shape or ()]
+            shape = [_known(dim, sizes) for dim in value.shape or ()]
             extents = [coupling.extents.of(value, dim) for dim in range(len(shape))]
             shapes[value] = Value(value.tensor_type), shape, extents
         return shapes[value][0]
@@ -165,10 +163,10 @@ def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim]
     return _StandIn(twin, list(shapes.values()), attributes, macs)
 
 
-def _per_sample(dim: Dim) -> int:
-    """A size, with 1 for every named dimension, and for what is not known."""
-    bound = dim if dim is None or isinstance(dim, int) else D.substitute(dim, dict.fromkeys(D.free_names(dim), 1))
-    return bound if isinstance(bound, int) else 1
+def _known(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """A size, with 1 for what is not known."""
+    bound = sized(dim, sizes)
+    return 1 if bound is None else bound
 
 
 def _number(count: Dim) -> float:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from graphopt.analysis.cost import Cost
 from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ir.names import unique_names
@@ -79,13 +78,13 @@ class PruneDepth(Pass):
         free = self._free(found)
         scores = self._scores(free, graph, context)
         order = sorted(range(len(free)), key=lambda k: (scores[k], -k))
-        chosen = [free[k] for k in order[: self._number(graph, [free[k] for k in order])]]
+        chosen = [free[k] for k in order[: self._number([free[k] for k in order], context)]]
         zeroed = []
         for block in chosen:
             if block.add.graph is not None:  # it may have gone with a block around it
                 zeroed.append(block.branch.name)
                 block.remove(graph)
-        rows = [{"block": b.name, "score": s, "params": b.params, "macs": b.macs, "removed": b in chosen}
+        rows = [{"block": b.name, "score": s, "params": b.params, "macs": b.macs(context.sizes), "removed": b in chosen}
                 for b, s in zip(free, scores, strict=True)]  # fmt: skip
         names = ", ".join(block.name for block in chosen)
         note = f"{len(chosen)} of {len(found)} blocks removed" + (f": {names}" if names else "")
@@ -102,7 +101,7 @@ class PruneDepth(Pass):
                 )  # fmt: skip
         return [b for b in blocks if not any(fnmatch.fnmatchcase(b.name, pattern) for pattern in self.ignore)]
 
-    def _number(self, graph: Graph, order: Sequence[Block]) -> int:
+    def _number(self, order: Sequence[Block], context: Context) -> int:
         """How many blocks of `order` go."""
         if self.blocks is not None:
             if self.blocks > len(order):
@@ -114,11 +113,12 @@ class PruneDepth(Pass):
         target = getattr(self, figure)
         if target is None:
             return int(self.ratio * len(order) + 1e-9)
-        cost = Cost(graph)
+        cost = context.cost()
         whole = cost.weights if figure == "params" else cost.macs
         left = [1.0]
         for block in order:
-            left.append(left[-1] - getattr(block, figure) / max(whole, 1))
+            gone = block.params if figure == "params" else block.macs(context.sizes)
+            left.append(left[-1] - gone / max(whole, 1))
         if left[-1] > target * 1.02:
             raise PassError(
                 f"{figure}={target:g} cannot be reached: without any block {left[-1]:.3f} of it is left",

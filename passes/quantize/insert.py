@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from graphopt.analysis.cost import named_sizes
 from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, Origin, Use, Value
 from graphopt.ir.names import unique_names
@@ -34,7 +35,8 @@ class InsertQDQ(Pass):
         target: name of a target, or the path of a TOML file.
         ignore: patterns of node, module or tensor names that stay float.
         everything: quantize all that the target has integer kernels for, also where they are slower than floats.
-        sizes: sizes that named dimensions have in use ({batch:32}), by which time is weighed; 1 by default.
+        sizes: sizes that named dimensions have in use ({batch:32}), by which time is weighed; by default those of the
+            data, and 1 for the leading dimension and where there is no data.
     """
 
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -54,19 +56,27 @@ class InsertQDQ(Pass):
                 "the graph is quantized already", where=self.name, hint="start from the float model",
             )  # fmt: skip
         floats = context.options.get(FLOAT, ())
-        placement = place(graph, target, self.ignore, floats=floats, everything=self.everything, sizes=self.sizes)
+        sizes = {**context.sizes, **self.sizes}
+        placement = place(graph, target, self.ignore, floats=floats, everything=self.everything, sizes=sizes)
         if not placement.integer and not placement.skipped:
             raise PassError(
                 f"target '{target.name}' finds nothing to quantize", where=self.name,
                 hint=why_nothing(graph, target.operators, bodies=False),
             )  # fmt: skip
         report = _report(graph, placement, target)
+        if placement.assignment is not None and (unknown := sorted(named_sizes(graph.inputs) - sizes.keys())):
+            report = replace(report, notes=(*report.notes, _unweighed(unknown)))
         if not placement.integer:
             return report
         unique_names(graph)
         _insert_activations(graph, placement, target, context)
         _insert_weights(graph, placement.weights, target)
         return report
+
+
+def _unweighed(names: list[str]) -> str:
+    shown = ", ".join(f"{name}=1" for name in names)
+    return f"time was weighed at {shown}, for want of anything better: give data, or sizes={{{names[0]}:...}}"
 
 
 def _report(graph: Graph, placement: Placement, target: Target) -> Changes:

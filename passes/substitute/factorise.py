@@ -8,7 +8,6 @@ from fnmatch import fnmatch
 from typing import Any, Literal
 
 from graphopt.analysis import propagate
-from graphopt.analysis.cost import Cost
 from graphopt.errors import PassError
 from graphopt.ir import Graph
 from graphopt.passes.substitute.factors import Matrix, Method, RowsAndColumns, Stage, Tucker
@@ -56,11 +55,11 @@ class Factorise(Pass):
     def run(self, graph: Graph, context: Context) -> Changes:
         propagate(graph)
         candidates = [
-            _Candidate(layer, self._methods(layer)) for layer in layers(graph)
+            _Candidate(layer, self._methods(layer)) for layer in layers(graph, context.sizes)
             if layer.group == 1 and layer.windows is not None
             and not any(fnmatch(layer.label, pattern) for pattern in self.ignore)
         ]  # fmt: skip
-        energy = self.energy if self.macs is None else self._affordable(graph, candidates, self.macs)
+        energy = self.energy if self.macs is None else self._affordable(context.cost().macs, candidates, self.macs)
         counts, details = {"factorised": 0, "left": 0}, []
         for candidate in candidates:
             best = candidate.best(energy, self.pays)
@@ -86,9 +85,8 @@ class Factorise(Pass):
             found.append(RowsAndColumns(weight))
         return found
 
-    def _affordable(self, graph: Graph, candidates: Sequence[_Candidate], share: float) -> float:
+    def _affordable(self, total: int, candidates: Sequence[_Candidate], share: float) -> float:
         """The highest energy with which the whole graph stays within the budget."""
-        total = Cost(graph).macs
         wanted = share * total
 
         def cost(energy: float) -> float:

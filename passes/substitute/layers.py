@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from graphopt.analysis.cost import UNIT, sized
 from graphopt.ir import Graph, Node, Parameter, Value
 from graphopt.ops import attribute
 from graphopt.ops.builder import Builder
@@ -25,11 +26,13 @@ class Layer:
         node: the operator.
         value: its constant weight, as stored.
         view: the Transpose through which it is read.
+        sizes: sizes of named dimensions; the others count as 1.
     """
 
     node: Node
     value: Value
     view: Node | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def is_convolution(self) -> bool:
@@ -68,13 +71,13 @@ class Layer:
         """
         if not self.is_convolution:
             shape = self.node.output.shape or ()
-            return math.prod(size for size in shape[:-1] if isinstance(size, int)) or 1
+            return math.prod(sized(dim, self.sizes) or 1 for dim in shape[:-1])
         before, after = self.node.operand(0).shape or (), self.node.output.shape or ()
         total = 1.0
         for place, window in enumerate(self.windows or ()):
-            out, into = after[place + 2], before[place + 2]
-            size = out if isinstance(out, int) else 1
-            total *= size if place in done else into if isinstance(into, int) else size * window.stride
+            out, into = sized(after[place + 2], self.sizes), sized(before[place + 2], self.sizes)
+            size = out or 1
+            total *= size if place in done else into or size * window.stride
         return total
 
     def macs(self, plans: Sequence[Plan]) -> float:
@@ -91,8 +94,8 @@ class Layer:
         return Plan(shape, tuple(range(len(shape) - 2)))
 
 
-def layers(graph: Graph) -> Iterator[Layer]:
-    """The layers of a graph, bodies included, in order."""
+def layers(graph: Graph, sizes: Mapping[str, int] = UNIT) -> Iterator[Layer]:
+    """The layers of a graph, bodies included, in order; `sizes` are those of named dimensions."""
     for node in list(graph.walk()):
         if node.domain or node.op not in ("Conv", "Gemm", "MatMul") or not node.output.dtype.is_float:
             continue
@@ -106,7 +109,7 @@ def layers(graph: Graph) -> Iterator[Layer]:
             continue
         if node.op == "Gemm" and (attribute(node, "transA") or value is node.operand(0)):
             continue
-        yield Layer(node, value, view)
+        yield Layer(node, value, view, sizes)
 
 
 def put(layer: Layer, stages: Sequence[Stage], name: str, group: int = 1) -> None:

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphopt as go
 from graphopt.analysis import propagate
-from graphopt.analysis.cost import Cost, is_weight, node_cost
+from graphopt.analysis.cost import Cost, is_weight, node_cost, sample_sizes
 from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.models import CNNS, ZOO, build
 from graphopt.models.resnet import resnet50
@@ -119,3 +119,16 @@ def test_weights_are_numbers_that_nobody_overrides():
     assert not is_weight(graph.add_constant(torch.zeros(2, dtype=torch.bool)))
     assert not is_weight(graph.add_input("x", TensorType(DType.FLOAT32, (2,)), default=torch.zeros(2)))
     assert node_cost(graph.append(Node("Relu", [graph.inputs[0]]))).macs == 0
+
+
+def test_sizes_in_use_are_those_of_the_samples_without_their_number():
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, ("batch", 4, "width")))
+    mask = graph.add_input("mask", TensorType.make(DType.FLOAT32, ("batch", "width", "rows")))
+    graph.add_output(graph.add("MatMul", x, mask), "y")
+    propagate(graph)
+    sizes = sample_sizes(graph.inputs, [torch.zeros(7, 4, 5), torch.zeros(7, 5, 3)])
+    assert sizes == {"width": 5, "rows": 3}
+    cost = Cost(graph, sizes)
+    assert cost.macs == 4 * 5 * 3
+    assert (cost.nodes[0].macs, cost.nodes[0].bytes_read) == (60, 4 * (4 * 5 + 5 * 3))

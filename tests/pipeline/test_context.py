@@ -7,7 +7,7 @@ from rich.console import Console
 
 from graphopt.analysis.cost import Cost
 from graphopt.errors import DataError, OptionError
-from graphopt.ir import DType, TensorType
+from graphopt.ir import DType, Graph, TensorType
 from graphopt.pipeline import Context, Data
 from graphopt.pipeline.context import no_progress
 from graphopt.pipeline.progress import RichProgress
@@ -115,3 +115,28 @@ def test_measures_that_give_no_number(evaluate, words):
     with pytest.raises(OptionError, match=words):
         Context(graph, evaluate=evaluate).evaluate(graph)
     assert Context(graph, evaluate=lambda graph: torch.tensor(0.5)).evaluate(graph) == 0.5
+
+
+class Unread(list):
+    """Samples that must not be looked at."""
+
+    def __iter__(self):
+        raise AssertionError("read")
+
+
+def test_costs_are_those_of_the_sizes_in_the_data():
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, ("batch", "width")))
+    graph.add_output(graph.add("MatMul", graph.add("Transpose", x, perm=[1, 0]), x), "y")
+    context = Context(graph, [torch.zeros(3, 5), torch.zeros(3, 7)])
+    assert context.sizes == {"width": 5}
+    assert context.cost().macs == 25
+    assert context.cost() is context.cost()
+    assert Context(graph).cost().macs == 1
+
+
+def test_data_is_not_read_for_sizes_that_are_known():
+    graph = Graph()
+    x = graph.add_input("x", TensorType.make(DType.FLOAT32, ("batch", 4)))
+    graph.add_output(graph.add("Relu", x), "y")
+    assert Context(graph, Unread()).sizes == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from graphopt.analysis.cost import Cost
 from graphopt.ir import Graph
 from graphopt.pipeline.base import Changes, Pass
 from graphopt.pipeline.context import Context
@@ -12,7 +11,7 @@ from graphopt.pipeline.report import CostSummary, PassReport
 
 def summarise(graph: Graph, context: Context) -> CostSummary:
     """The cost of a graph in four figures."""
-    cost = context.get(Cost, graph)
+    cost = context.cost(graph)
     return CostSummary(cost.count, cost.macs, cost.weights, cost.weight_bytes, len(cost.unknown))
 
 

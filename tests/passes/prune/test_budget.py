@@ -217,3 +217,18 @@ def test_bad_options_fail_before_anything_runs(text):
 def test_a_pattern_that_matches_nothing():
     with pytest.raises(OptionError, match="ratios pattern 'layer9"):
         go.optimize(graph_of(4, 8, 4), 'prune-channels{ratios={"layer9.*":0.5}}')
+
+
+def test_multiply_accumulates_are_counted_at_the_sizes_of_the_data():
+    """With every open size taken for 1 the early layers, which have the most positions, would weigh next to nothing."""
+    layers = [nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Conv2d(24, 96, 3, padding=1), nn.ReLU()]
+    torch.manual_seed(0)
+    module = nn.Sequential(*layers, nn.Conv2d(96, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 4, 1)).eval()
+    x = torch.randn(2, 3, 48, 64)
+    fixed = go.capture(module, (x,))
+    opened = go.capture(module, (x,), dynamic={"input": {2: "height", 3: "width"}})
+    for graph in (fixed, opened):
+        before = Cost(graph, {"height": 48, "width": 64}).macs
+        go.optimize(graph, "prune-channels{macs=0.5}", [(x,)])
+        assert Cost(graph, {"height": 48, "width": 64}).macs == pytest.approx(0.5 * before, rel=0.02)
+    assert [v.shape for v in opened.constants] == [v.shape for v in fixed.constants]

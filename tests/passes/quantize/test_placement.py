@@ -1,13 +1,17 @@
 """Placement on graphs small enough to say where the pairs belong."""
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from graphopt.errors import OptionError
 from graphopt.ir import Node
+from graphopt.passes.quantize import InsertQDQ
 from graphopt.passes.quantize.placement import place
+from graphopt.pipeline import Context
 from graphopt.targets import load_target
 from tests.passes.quantize.models import Maker, quantize, quantized
 
@@ -215,3 +219,17 @@ def test_nothing_but_readers_of_the_graph_is_touched():
     quantize(graph)
     assert [n.op for n in graph.nodes if isinstance(n, Node)].count("Tanh") == 1
     assert list(graph.output_names) == ["conv1"]
+
+
+def test_time_is_weighed_at_the_sizes_of_the_data():
+    """A detector's images are of any height and width; at 1x1 nothing would be faster on integers."""
+    m = Maker((1, 3, "height", "width"))
+    graph = m.graph(m.conv(m.conv(m.op("Relu", m.conv("x", 3, 32)), 32, 32), 32, 32))
+    data = [torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    unweighed, given = graph.clone(), graph.clone()
+    assert InsertQDQ().run(unweighed, Context(unweighed)).notes[-1].startswith("time was weighed at height=1, width=1")
+    assert not any("weighed" in note for note in InsertQDQ().run(graph, Context(graph, data)).notes)
+    InsertQDQ(sizes={"height": 1, "width": 1}).run(given, Context(given, data))
+    kinds = [Counter(node.op for node in each.nodes)["QuantizeLinear"] for each in (unweighed, graph, given)]
+    assert kinds == [0, kinds[1], 0]
+    assert kinds[1] >= 4  # two weights at least, and what they are multiplied with
