@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from graphopt.ir import Value
+from graphopt.ir import Node, Value
 from graphopt.ops import attribute
 from graphopt.ops.builder import Builder
 from graphopt.passes.fuse.numbers import halved, near, number, scalar, squared, times
 from graphopt.passes.fuse.recognition import Recognition
 from graphopt.passes.simplify.conditions import same_shape, stretches
-from graphopt.rewrite import Match, Pattern, Patterns, Result, Var
+from graphopt.rewrite import Match, Pattern, Patterns, Result, Rule, Var
 
 
 class _Activation(Recognition):
@@ -61,6 +61,47 @@ class GeluOfTanh(_Activation):
 
     def make(self, op: Builder, m: Match, x: Value) -> Result:
         return op.Gelu(x, approximate="tanh")
+
+
+def _exported(op: Patterns, x: Var) -> Pattern:
+    second = op.Add(op.Erf(op.Div(x, near(op, math.sqrt(2)))), near(op, 1))
+    return op.any(op.Mul(op.Mul(x, second), near(op, 0.5)), op.Mul(op.Mul(x, near(op, 0.5)), second))
+
+
+class _ExportedGelu(Rule):
+    """What ONNX Runtime's GeluFusion looks for."""
+
+    def pattern(self, op: Patterns, x: Var) -> Pattern:
+        return _exported(op, x)
+
+
+class GeluAsExported(GeluOfErf):
+    """Gelu in primitives is x * (1 + erf(x / sqrt(2))) * 0.5, the form that runtimes compute in one kernel.
+
+    For files whose opset has no Gelu. Contract: exact. Condition: it is not in that form.
+    """
+
+    def make(self, op: Builder, m: Match, x: Value) -> Result:
+        if _ends(m.root, _EXPORTED):
+            return m.fail("it is in the form that runtimes compute in one kernel")
+        root, one, half = (op.constant(number, like=x) for number in (math.sqrt(2), 1.0, 0.5))
+        return op.Mul(op.Mul(x, op.Add(op.Erf(op.Div(x, root)), one)), half)
+
+
+def ends_gelu(node: Node) -> bool:
+    """True for the last factor of a Gelu in primitives, which stays so where the opset has no such operator.
+
+    To fold that factor into the layer behind would save a multiplication, and cost a runtime its kernel for the whole.
+    """
+    return _ends(node, *_GELUS)
+
+
+def _ends(node: Node, *rules: Rule) -> bool:
+    return any(rule.compiled.match(node, lambda _: True) for rule in rules)
+
+
+_EXPORTED = _ExportedGelu()
+_GELUS = (GeluOfErf(), GeluOfTanh())
 
 
 class SwishOfSigmoid(_Activation):
@@ -223,6 +264,6 @@ def one_axis(x: Value, axes: Value) -> int | None:
 
 
 RULES = (
-    GeluOfErf, GeluOfTanh, SwishOfSigmoid, MishOfSoftplus, SoftplusOfLog, SoftsignOfAbs, HardSwishOfClip,
-    HardSigmoidOfClip, LeakyReluOfWhere, SoftmaxOfExp, LogSoftmaxOfLog,
+    GeluOfErf, GeluAsExported, GeluOfTanh, SwishOfSigmoid, MishOfSoftplus, SoftplusOfLog, SoftsignOfAbs,
+    HardSwishOfClip, HardSigmoidOfClip, LeakyReluOfWhere, SoftmaxOfExp, LogSoftmaxOfLog,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.ops.builder import Builder
+from graphopt.passes.fuse.activations import ends_gelu
 from graphopt.passes.fuse.affine import of_arithmetic, scaling, shifting
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.fuse.linear import Linear, LinearRule, convolution, product
@@ -30,6 +31,8 @@ class _Before(LinearRule):
             return layer
         if stretches(m["c"], m["x"]):
             return m.fail("the constant may stretch what the layer reads")
+        if ends_gelu(m.node("affine")):
+            return m.fail("it is the last factor of a Gelu, which runtimes compute as one")
         affine = of_arithmetic(m, m["c"], layer.axis, layer.channels_in)
         return affine if isinstance(affine, Failure) else self.before(op, m, layer, affine)
 
@@ -72,7 +75,7 @@ class LinearShift(_After):
 class ScaleConv(_Before):
     """conv(x * c), conv(x / c) is a conv with scaled weights. Contract: exact.
 
-    Conditions: as `ConvScale`; and c does not stretch x, whose channels are known.
+    Conditions: as `ConvScale`; c does not stretch x, whose channels are known, and is not the half of a Gelu.
     """
 
     def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:

@@ -8,6 +8,7 @@ import torch
 
 from graphopt.ir import Node, Value
 from graphopt.ops.builder import Builder
+from graphopt.passes.fuse.activations import ends_gelu
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.simplify.conditions import fits
 from graphopt.pipeline import register
@@ -40,7 +41,7 @@ class MergeScales(_Merge):
     """x * c * d, x * c / d, x / c * d, x / c / d is x times one constant.
 
     Contract: exact. Conditions: floats, or two multiplications of integers; the constants combine to one that is no
-    larger than either and fits the element type; neither is trained.
+    larger than either and fits the element type; neither is trained; c is not the half of a Gelu.
     """
 
     def pattern(self, op: Patterns, x: Var, c: Var, d: Var) -> Pattern:
@@ -53,6 +54,8 @@ class MergeScales(_Merge):
         c, d = _number(m["c"]), _number(m["d"])
         if m["c"].dtype.is_integer and m.node("inner").op == "Div":
             return m.fail("integer division rounds")
+        if ends_gelu(m.node("inner")):
+            return m.fail("it is the last factor of a Gelu, which runtimes compute as one")
         first = 1 / c if m.node("inner").op == "Div" else c
         made = self.merge(op, m, first / d if m.root.op == "Div" else first * d)
         return m.fail(made) if isinstance(made, str) else op.Mul(m["x"], made)

@@ -66,6 +66,26 @@ def gelu_in_an_old_file(d):
     return d.Mul(d.Mul(x, _erf(d, x)), d.full(0.5))
 
 
+@match(A.GeluAsExported, 3)
+def gelu_in_forms_that_runtimes_do_not_know(d):
+    x = _x(d)
+    halves = d.Add(d.Mul(d.Erf(d.Div(x, d.full(ROOT2))), d.full(0.5)), d.full(0.5))
+    other = d.Add(d.full(1), d.Erf(d.Mul(d.full(1 / ROOT2), x)))
+    return d.Mul(x, halves), d.Mul(d.Mul(x, other), d.full(0.5)), d.Div(d.Mul(x, _erf(d, x)), d.full(2))
+
+
+@miss(A.GeluAsExported, reason="it is in the form that runtimes compute in one kernel")
+def gelu_in_the_forms_that_runtimes_know(d):
+    x = _x(d)
+    return d.Mul(d.Mul(x, _erf(d, x)), d.full(0.5)), d.Mul(d.Mul(x, d.full(0.5)), _erf(d, x))
+
+
+@miss(A.GeluAsExported)
+def almost_gelu_in_another_form(d):
+    x = _x(d)
+    return d.Mul(x, d.Add(d.Mul(d.Erf(d.Div(x, d.full(ROOT2))), d.full(0.5)), d.full(0.51)))
+
+
 @match(A.GeluOfTanh, 4)
 def gelu_by_tanh(d):
     x = _x(d)

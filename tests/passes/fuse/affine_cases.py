@@ -33,6 +33,30 @@ def constant_along_the_width_which_equals_the_channels(d):
     return d.Mul(y, d.weight(4)), d.Add(z, d.weight(4))
 
 
+def _gelu(d, x):
+    """In primitives, as files of an older opset have it; the last of them is a scale."""
+    erf = d.Erf(d.Div(x, d.full(2**0.5)))
+    return d.Mul(d.Mul(x, d.Add(erf, d.full(1))), d.full(0.5))
+
+
+@miss(A.ScaleConv, A.ScaleLinear, reason="last factor of a Gelu")
+def layers_behind_a_gelu(d):
+    x = d.input("n", 4, 4, 4)
+    return d.Conv(_gelu(d, x), d.weight(4, 4, 1, 1)), d.MatMul(_gelu(d, x), d.weight(4, 4))
+
+
+@match(A.ScaleConv)
+def conv_behind_what_is_no_gelu(d):
+    x = d.input("n", 4, 4, 4)
+    product = d.Mul(x, d.Add(d.Erf(x), d.full(1)))
+    return d.Conv(d.Mul(product, d.full(0.5)), d.weight(4, 4, 1, 1))
+
+
+@miss(M.MergeScales, reason="last factor of a Gelu")
+def gelu_that_is_scaled(d):
+    return d.Mul(_gelu(d, d.input("n", 4)), d.weight(4))
+
+
 @miss(A.ConvScale, reason="no number per channel")
 def scale_that_stretches_the_batch(d):
     return d.Mul(d.Conv(d.input(1, 4, 4, 4), d.weight(4, 4, 1, 1)), d.weight(2, 4, 1, 1))
