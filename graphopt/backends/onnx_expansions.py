@@ -1,11 +1,13 @@
 """Operators in terms of older ones, where ONNX defines no function, or one that loses precision.
 
 ONNX's functions for LayerNormalization and GroupNormalization compute the variance as E[x^2] - E[x]^2, which cancels
-when the mean is large. What stands here is the form that exporters have always written, which runtimes fuse back.
+when the mean is large; the one for Gelu is written with Sum, which no runtime looks for. What stands here is the form
+that exporters have always written, which runtimes fuse back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -87,6 +89,19 @@ def _swish(node: Node, b: Builder) -> list[Value] | None:
     if x.dtype is DType.UNDEFINED:
         return None
     return [b.Mul(x, b.Sigmoid(x if alpha == 1 else b.Mul(x, _scalar(b, alpha, x))))]
+
+
+@_expands("Gelu")
+def _gelu(node: Node, b: Builder) -> list[Value] | None:
+    x = node.operand(0)
+    if x.dtype is DType.UNDEFINED:
+        return None
+    if attribute(node, "approximate") == "tanh":
+        cubic = b.Add(x, b.Mul(b.Pow(x, _scalar(b, 3, x)), _scalar(b, 0.044715, x)))
+        curve = b.Tanh(b.Mul(cubic, _scalar(b, math.sqrt(2 / math.pi), x)))
+    else:
+        curve = b.Erf(b.Div(x, _scalar(b, math.sqrt(2), x)))
+    return [b.Mul(b.Mul(x, _scalar(b, 0.5, x)), b.Add(curve, _scalar(b, 1, x)))]
 
 
 @_expands("Shape")

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnxruntime as ort_api
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -89,6 +90,17 @@ def test_the_zoo_at_every_age(name, opset):
 def captured(name):
     module, args = build(name)
     return module, args, go.capture(module, args)
+
+
+@pytest.mark.parametrize(("approximate", "fused"), [("none", "Gelu"), ("tanh", "FastGelu")])
+def test_onnx_runtime_computes_a_gelu_that_was_written_out_in_one_kernel(tmp_path, approximate, fused):
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU(approximate=approximate), torch.nn.Linear(8, 8))
+    model = go.to_onnx(go.capture(layers.eval(), (torch.zeros(2, 8),)), 17)
+    assert fused not in {node.op_type for node in model.graph.node}
+    options = ort_api.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort_api.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert fused in {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
 
 
 def test_nothing_is_written_out_unasked():
