@@ -17,7 +17,7 @@ from graphopt.frontends.onnx_order import Step, describe, ordered
 from graphopt.frontends.onnx_text import read_metadata, require_text, require_texts
 from graphopt.frontends.onnx_upgrade import Upgrade
 from graphopt.ir import UNKNOWN, DType, Graph, ModelInfo, Node, Origin, TensorType, Value, ValueType
-from graphopt.ir.dims import is_symbolic
+from graphopt.ir import dims as D
 from graphopt.ops import torch_notes
 from graphopt.ops.definition import departure
 from graphopt.ops.protos import BORDER, DEVICES, QUANTIZATION, ReadExternal, read_sparse, read_tensor, read_type, text
@@ -41,6 +41,7 @@ def read_model(model: onnx.ModelProto, external: ReadExternal | None, opset: int
     reader = _Reader(model, opset, external)
     graph = reader.graph(model.graph, None)
     graph.model = _model_info(model, opset)
+    _name_sizes(graph)
     require_texts(graph)
     note = graph.model.metadata.pop(torch_notes.SIGNATURE, None)
     if note is not None:
@@ -74,9 +75,23 @@ def _model_info(model: onnx.ModelProto, opset: int) -> ModelInfo:
 
 def _declared(graph: onnx.GraphProto) -> dict[str, ValueType]:
     outputs = {info.name: read_type(info.type) for info in graph.output}
-    if not any(isinstance(kind, TensorType) and any(map(is_symbolic, kind.shape or ())) for kind in outputs.values()):
+    if not any(isinstance(kind, TensorType) and any(map(D.is_symbolic, kind.shape or ())) for kind in outputs.values()):
         return {}
     return {**{info.name: read_type(info.type) for info in graph.input}, **outputs}
+
+
+def _name_sizes(graph: Graph) -> None:
+    """Gives the unknown sizes of the inputs symbols, for without one none is known to equal itself further down."""
+    kinds = [value.type for value in graph.inputs]
+    dims = [dim for kind in kinds if isinstance(kind, TensorType) for dim in kind.shape or ()]
+    if None not in dims:
+        return
+    symbols = D.unnamed(name for dim in dims for name in D.free_names(dim))
+    declared = graph.model.declared
+    for value, kind in zip(graph.inputs, kinds, strict=True):
+        if isinstance(kind, TensorType) and kind.shape is not None:
+            value.type = kind.with_shape(next(symbols) if dim is None else dim for dim in kind.shape)
+            declared.update({value.name: value.type} if value.name in declared else {})
 
 
 class _Scope:

@@ -8,8 +8,9 @@ most graphs have none and importing it takes as long as loading a small model.
 from __future__ import annotations
 
 import ast
+import itertools
 import keyword
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
@@ -24,6 +25,23 @@ def symbol(name: str) -> sympy.Expr:
     import sympy
 
     return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+_UNNAMED = "?"
+
+
+def unnamed(taken: Iterable[str] = ()) -> Iterator[sympy.Expr]:
+    """Symbols for sizes that nobody has named (``?0``, ``?1``, ...), so that it shows where they are the same.
+
+    Files do not get to see them. Those whose names are `taken` are left out.
+    """
+    known = set(taken)
+    return (symbol(name) for name in map(f"{_UNNAMED}{{}}".format, itertools.count()) if name not in known)
+
+
+def is_unnamed(dim: Dim) -> bool:
+    """True for an expression in sizes some of which nobody has named."""
+    return any(name.startswith(_UNNAMED) for name in free_names(dim))
 
 
 def normalise(dim: Any) -> Dim:

@@ -14,7 +14,7 @@ import torch
 from graphopt.errors import LoadError, SaveError
 from graphopt.ir import UNKNOWN, DType, MapType, OptionalType, SequenceType, TensorType, ValueType
 from graphopt.ir.dense import flat as elements_of
-from graphopt.ir.dims import format_dim, normalise
+from graphopt.ir.dims import format_dim, is_unnamed, normalise
 from graphopt.ir.literals import SparseTensor, TypedTensor
 
 #: Metadata key of an Identity node that only gives a value a second name at the border of a graph.
@@ -296,5 +296,5 @@ def _write_type(kind: ValueType) -> onnx.TypeProto:
 def _write_dim(proto: onnx.TensorShapeProto.Dimension, dim: Any) -> None:
     if isinstance(dim, int):
         proto.dim_value = dim
-    elif dim is not None:
+    elif dim is not None and not is_unnamed(dim):
         proto.dim_param = format_dim(dim)

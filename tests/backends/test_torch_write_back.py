@@ -159,15 +159,15 @@ def test_sizes_in_the_modules_own_code_are_found_out():
 
 
 def test_inputs_that_cannot_be_made_up():
-    class Fives(nn.Module):
+    class Elevens(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc = nn.Linear(5, 5)
+            self.fc = nn.Linear(11, 11)
 
         def forward(self, x):
-            return self.fc(x.view(-1, 5))
+            return self.fc(x.view(-1, 11))
 
-    net, x = Fives(), torch.ones(4, 10)
+    net, x = Elevens(), torch.ones(4, 22)
     graph = capture(net.eval(), (x,), dynamic={0: {0: "n", 1: "m"}})
     with pytest.raises(GraphoptError, match=r"does not run on made-up inputs.*say example="):
         write_back(graph, net)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnx import helper
 
+import graphopt as go
 from graphopt.backends.onnx_model import to_onnx
 from graphopt.errors import LoadError
 from graphopt.frontends.load import load
@@ -155,9 +156,30 @@ def test_unknown_ranks_and_nameless_dimensions():
     assert_same(again, load(to_onnx(again)))
     x, z = graph.inputs
     assert x.type == TensorType(DType.FLOAT32)
-    assert z.type == TensorType.make(DType.FLOAT32, ('"batch size"', None, "2*n"))
+    assert z.type == TensorType.make(DType.FLOAT32, ('"batch size"', '"?0"', "2*n"))
     assert next(iter(graph)).output.type == TensorType(DType.FLOAT32)
     assert_close(run(to_onnx(graph), X, np.ones((1, 2, 4), np.float32)), [-np.maximum(X, 0), np.ones((1, 2, 4), "f")])
+
+
+def test_sizes_that_nobody_has_named_are_equal_to_themselves():
+    """HardSwish is recognised only where the shape is known to stay as it is."""
+    three, six, zero = (onnx.numpy_helper.from_array(np.float32(n), name) for n, name in ((3, "c"), (6, "s"), (0, "o")))
+    nodes = [node("Add", "x c", "a"), node("Clip", "a o s", "b"), node("Mul", "x b", "m"), node("Div", "m s", "h"),
+             node("Add", "h y", "z")]  # fmt: skip
+    given = [info("x", [None, 3, -1, "?0"]), info("y", [None, 3, 2, 2])]
+    proto = model(nodes, given, ["z"], [three, six, zero])
+    graph = load(proto)
+    assert [str(value.type) for value in graph.inputs] == [
+        'float32["?1", 3, "?2", "?0"]', 'float32["?3", 3, 2, 2]'
+    ]  # fmt: skip
+    go.optimize(graph, "simplify,fuse")
+    assert [each.op for each in graph] == ["HardSwish", "Add"]
+    written = to_onnx(graph)
+    for value, wanted in zip(written.graph.input, ([None, 3, None, None], [None, 3, 2, 2]), strict=True):
+        sizes = [getattr(d, d.WhichOneof("value") or "", None) for d in value.type.tensor_type.shape.dim]
+        assert sizes == wanted
+    x, y = np.linspace(-5, 5, 24, dtype=np.float32).reshape(2, 3, 2, 2), np.ones((1, 3, 2, 2), np.float32)
+    assert_close(run(written, x, y), [x * np.clip(x + 3, 0, 6) / 6 + y])
 
 
 # -- constants

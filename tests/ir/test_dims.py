@@ -1,3 +1,4 @@
+import itertools
 import keyword
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_substitute_goes_by_name():
 )
 def test_product(dims, wanted):
     assert D.product(dims) == wanted
+
+
+def test_sizes_without_a_name():
+    first, second = itertools.islice(D.unnamed({"?0", "n"}), 2)
+    assert (str(first), str(second)) == ("?1", "?2")
+    assert D.is_unnamed(first)
+    assert D.is_unnamed(D.normalise(first // 2 + D.symbol("n")))
+    assert not any(map(D.is_unnamed, (None, 3, D.symbol("n"), D.normalise(2 * D.symbol("m")))))
+    assert D.parse_dim(D.format_dim(first // 2)) == first // 2
 
 
 def test_same():
