@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -22,6 +23,12 @@ _TORCH_RANDOM = _TorchRandom()  # hypothesis holds it weakly
 hypothesis.register_random(_TORCH_RANDOM)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """Spares every full collection of garbage the million objects of torch and of the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

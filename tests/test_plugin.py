@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import graphopt as go
+from tests.processes import run_python
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "tests" / "plugin"
@@ -46,9 +47,8 @@ def site(tmp_path_factory):
 
 def graphopt(*arguments, site=None, cwd=ROOT):
     path = os.pathsep.join(str(each) for each in (site, ROOT) if each is not None)
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "120"}
-    command = [sys.executable, "-m", "graphopt", *arguments]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+    done = run_python("-m", "graphopt", *arguments, cwd=cwd, env={"PYTHONPATH": path, "COLUMNS": "120"})
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def test_plugin_is_ten_lines():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import graphopt as go
 from graphopt.cli import main
 from graphopt.runtime.ort import OrtSession
 from tests.cli.models import small
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests.cli.models:small"
@@ -199,13 +199,14 @@ def test_help_is_short_and_complete(graphopt):
 
 
 def test_standard_input_and_output(folder):
-    code = [sys.executable, "-m", "graphopt", "optimize", "-", "-p", "fuse", "-o", "-"]
-    done = subprocess.run(code, input=Path("model.onnx").read_bytes(), capture_output=True, check=True)
+    command = ("-m", "graphopt", "optimize", "-", "-p", "fuse", "-o", "-")
+    done = run_python(*command, cwd=folder, stdin=Path("model.onnx").read_bytes())
+    assert done.returncode == 0
     assert b"fuse-conv-bn" in done.stderr
     model = onnx.ModelProto.FromString(done.stdout)
     onnx.checker.check_model(model, full_check=True)
     check(model)
-    done = subprocess.run([*code[:3], "inspect", "-"], input=b"", capture_output=True, check=False)
+    done = run_python("-m", "graphopt", "inspect", "-", cwd=folder)
     assert done.returncode == 2
     assert b"is empty" in done.stderr
 

@@ -16,6 +16,7 @@ from graphopt.cli import main
 from graphopt.cli.models import write_report
 from graphopt.pipeline import Report
 from tests.cli.models import small
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests.cli.models:small"
@@ -274,11 +275,17 @@ def test_foreign_errors_keep_their_traceback(folder, monkeypatch):
 
 # -- the real command, in a process of its own
 
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 
-def command(*arguments, cwd, **kwargs):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    return subprocess.run([sys.executable, "-m", "graphopt", *arguments], cwd=cwd, env=environment, capture_output=True,
-                          check=False, **kwargs)  # fmt: skip
+
+def command(*arguments, cwd):
+    return run_python("-m", "graphopt", *arguments, cwd=cwd, env=ENVIRONMENT)
+
+
+def started(*arguments, cwd):
+    """The same, with all that Python does at its start and its end."""
+    return subprocess.run([sys.executable, "-m", "graphopt", *arguments], cwd=cwd, env={**os.environ, **ENVIRONMENT},
+                          capture_output=True, check=False)  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["no file", "truncated", "data-dependent", "ratio"])
@@ -287,7 +294,8 @@ def test_in_a_process(case, folder, good_model):
     model = {"no file": "no.onnx", "truncated": "cut.onnx", "data-dependent": "tests.cli.models:data_dependent"}
     pipeline = "prune-channels{ratio=1}" if case == "ratio" else "fuse"
     before = snapshot(folder)
-    done = command("optimize", model.get(case, SMALL), "-p", pipeline, "-o", "out.onnx", cwd=folder)
+    run = started if case == "no file" else command
+    done = run("optimize", model.get(case, SMALL), "-p", pipeline, "-o", "out.onnx", cwd=folder)
     assert done.returncode == 2
     assert done.stdout == b""
     assert done.stderr.startswith(b"error: ")
@@ -299,7 +307,7 @@ def test_in_a_process(case, folder, good_model):
 def test_reader_that_goes_away(folder, good_model):
     (folder / "m.onnx").write_bytes(good_model)
     code = f"{sys.executable} -m graphopt inspect m.onnx --text | true; exit ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run(["bash", "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
     assert done.returncode in (0, 1)
     assert b"Traceback" not in done.stderr

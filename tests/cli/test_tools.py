@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import graphopt as go
 from graphopt.cli import main
 from tests.cli.models import small
 from tests.pipeline.failing import network
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,11 +88,10 @@ def test_new_pass_makes_a_package_whose_tests_pass(graphopt, tmp_path):
     text = graphopt("new-pass", "merge-relus")
     assert "pip install -e merge-relus" in text
     folder = tmp_path / "merge-relus"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "src"), str(ROOT)])}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    environment = {"PYTHONPATH": os.pathsep.join([str(folder / "src"), str(ROOT)])}
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", folder, cwd=folder, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    assert b"3 passed" in done.stdout
 
 
 @pytest.mark.parametrize(

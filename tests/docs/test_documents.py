@@ -1,6 +1,5 @@
 """What the documents show is run: Python blocks, one after another per document, and commands."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -8,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
@@ -22,8 +23,8 @@ def blocks(document, language):
 def test_python_blocks_run(document, tmp_path):
     script = tmp_path / "blocks.py"
     script.write_text("\n".join(blocks(document, "python")), encoding="utf8")
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = run_python(script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def commands():
@@ -33,14 +34,16 @@ def commands():
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("graphopt ")])
 def test_commands_run(command, tmp_path):
-    words = shlex.split(command)
-    environment = {**os.environ, "COLUMNS": "120"}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("graphopt"), *words[1:]],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_python("-m", *shlex.split(command), cwd=tmp_path, env={"COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr.decode()
     assert done.stdout + done.stderr
+
+
+def test_the_command_is_installed(tmp_path):
+    script = Path(sys.executable).with_name("graphopt")
+    done = subprocess.run([script, "passes"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "fuse-conv-bn" in done.stdout
 
 
 def test_make_targets_exist():

@@ -1,10 +1,7 @@
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from graphopt.pipeline import Context
 from graphopt.pipeline.instruments import CostDelta, Equivalence, PrintGraph, Reproducer, Verify
 from graphopt.pipeline.manager import run_pipeline
 from tests.pipeline.passes import small_graph
+from tests.processes import run_python
 
 
 def run(graph, pipeline, *instruments, **kwargs):
@@ -203,15 +201,11 @@ def test_reproducer_replays_the_crash_through_the_command_line(tmp_path):
     program, *arguments = shlex.split(command)
     assert program == "graphopt"
     code = "import tests.pipeline.passes, graphopt.cli; graphopt.cli.main()"
-    again = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
-                           env=environment(), check=False)  # fmt: skip
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+    again = run_python("-c", code, *arguments, cwd=tmp_path, env=environment)
     assert again.returncode == 2
-    assert "failed with RuntimeError: what a bug" in again.stderr
+    assert b"failed with RuntimeError: what a bug" in again.stderr
     assert not (folder / "out.onnx").exists()
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
 
 
 def test_broken_promises_leave_a_reproducer_and_users_mistakes_do_not(tmp_path):
