@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from graphopt.errors import ShapeError
-from graphopt.ir import Dim, Node, Shape, TensorType, ValueType
+from graphopt.ir import Dim, Node, Shape, TensorType, Value, ValueType
 from graphopt.ir import dims as D
 from graphopt.ops.infer import MAX_KNOWN, contents, input_type, integers, normalise_axis
 from graphopt.ops.record import Operator, attribute, register
@@ -60,8 +60,12 @@ def evaluate_concat(node: Node) -> list[np.ndarray | None]:
 
 
 def relate_concat(node: Node) -> Relation:
+    return relate_joined(node, [value for value in node.inputs if value is not None])
+
+
+def relate_joined(node: Node, inputs: Sequence[Value]) -> Relation:
+    """The relation of an operator that concatenates `inputs`, which need not be all that it reads."""
     relation, y = Relation(), node.output
-    inputs = [value for value in node.inputs if value is not None]
     if y.shape is None or any(value.shape is None for value in inputs):
         return relation
     axis = normalise_axis(attribute(node, "axis"), len(y.shape), node)
@@ -186,4 +190,4 @@ register(
     Operator("Split", infer_split, split, relate_split, evaluate=evaluate_split, shrink=shrink_split, moves=True),
 )
 
-__all__ = ["concat", "even_parts", "split"]
+__all__ = ["concat", "even_parts", "relate_joined", "split"]

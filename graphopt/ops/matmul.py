@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.errors import ShapeError
-from graphopt.ir import Dim, Node, Shape, TensorType, ValueType
+from graphopt.ir import Dim, Node, Shape, TensorType, Value, ValueType
 from graphopt.ir import dims as D
 from graphopt.ops.infer import broadcast, input_type
 from graphopt.ops.record import Operator, attribute, register
@@ -112,10 +112,14 @@ def relate_gemm(node: Node) -> Relation:
     """Rows and columns go through (with what C has of them), the inner dimension is shared."""
     a = "k m" if attribute(node, "transA") else "m k"
     b = "n k" if attribute(node, "transB") else "k n"
-    c = node.input(2)
-    shape = c.shape if c is not None and c.shape is not None else ()
-    rows = " ".join("_" if extent == 1 else name for extent, name in zip(shape[::-1], "nm", strict=False))
-    return labels(node, f"{a}, {b}, {rows[::-1]} -> m n")
+    return labels(node, f"{a}, {b}, {broadcast_to_matrix(node.input(2))} -> m n")
+
+
+def broadcast_to_matrix(value: Value | None) -> str:
+    """Notation of what broadcasts to rows m and columns n."""
+    shape = () if value is None or value.shape is None else value.shape
+    names = ["_" if extent == 1 else name for extent, name in zip(shape[::-1], "nm", strict=False)]
+    return " ".join(reversed(names))
 
 
 def gemm_macs(node: Node) -> Dim:
@@ -266,4 +270,6 @@ register(
     Operator("Det", infer_det, det, relate_det, inline=True),
 )
 
-__all__ = ["Equation", "gemm", "infer_matmul", "matmul", "matmul_shape", "relate_matmul"]
+__all__ = [
+    "Equation", "broadcast_to_matrix", "gemm", "gemm_macs", "infer_matmul", "matmul", "matmul_shape", "relate_matmul",
+]  # fmt: skip

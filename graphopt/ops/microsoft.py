@@ -13,11 +13,14 @@ import torch
 from graphopt.errors import ShapeError
 from graphopt.ir import DType, Node, Shape, TensorType, ValueType
 from graphopt.ir import dims as D
+from graphopt.ops.concat import relate_joined
 from graphopt.ops.infer import broadcast, input_type, normalise_axis
-from graphopt.ops.pool import average_pool, infer_pool
-from graphopt.ops.quant import dequantize, dynamic_quantize, quantize
+from graphopt.ops.matmul import broadcast_to_matrix, gemm_macs
+from graphopt.ops.pool import average_pool, infer_pool, relate_pool
+from graphopt.ops.quant import all_dims, dequantize, dynamic_quantize, quantize
 from graphopt.ops.record import Operator, attribute, hands_on, register
-from graphopt.ops.rnn import lstm
+from graphopt.ops.relation import Relation, labels
+from graphopt.ops.rnn import lstm, recurrent_macs, relate_units
 
 DOMAIN = "com.microsoft"
 
@@ -144,6 +147,15 @@ def infer_dynamic_quantize_lstm(node: Node) -> list[ValueType]:
     return [TensorType(DType.FLOAT32, shape) for shape in shapes[: len(node.outputs)]]
 
 
+def relate_dynamic_quantize_lstm(node: Node) -> Relation:
+    """As LSTM's, with columns of weights in place of rows, and scales and zero points for each direction or column."""
+    columns = "!dirs (!gates h)"
+    w, r = (f"!dirs {rows} (!gates h)" for rows in "ih")
+    steps = ["" if each is None else "!dirs" if each.rank == 1 else columns for each in map(node.input, range(8, 12))]
+    left = ["!t n i", w, r, "!dirs (!biases h)", "n", "!dirs n h", "!dirs n h", "!dirs (!peepholes h)", *steps]
+    return relate_units(node, "LSTM", f"{', '.join(left)} -> !t !dirs n h, !dirs n h, !dirs n h")
+
+
 # -- one operator on quantized numbers
 
 
@@ -219,6 +231,32 @@ def qgemm(
     return y if y_scale is None else quantize(y, y_scale, y_zero)
 
 
+def _relate_binary(node: Node) -> Relation:
+    return labels(node, "..., -, -, ..., -, -, -, - -> ...")
+
+
+def _relate_unary(node: Node) -> Relation:
+    return labels(node, "..., -, -, -, - -> ...")
+
+
+def _relate_global_pool(node: Node) -> Relation:
+    ones = " ".join("_" * ((node.output.rank or 2) - 2))
+    last = node.attributes.get("channels_last", 0)
+    return labels(node, f"n * c -> n {ones} c" if last else f"n c * -> n c {ones}")
+
+
+def _relate_concat(node: Node) -> Relation:
+    return relate_joined(node, [value for value in node.inputs[2::3] if value is not None])
+
+
+def _relate_gemm(node: Node) -> Relation:
+    """As Gemm's, with a scale and zero point for each column of b."""
+    a = "k m" if attribute(node, "transA") else "m k"
+    b = "n k" if attribute(node, "transB") else "k n"
+    scale, zero, c = (broadcast_to_matrix(node.input(i)) for i in (4, 5, 6))
+    return labels(node, f"{a}, -, -, {b}, {scale}, {zero}, {c} -> m n")
+
+
 def _infer_binary(node: Node) -> list[ValueType]:
     a, b = input_type(node, 0), input_type(node, 3)
     return [TensorType(a.dtype, broadcast(node, a.shape, b.shape))]
@@ -258,15 +296,29 @@ def _infer_gemm(node: Node) -> list[ValueType]:
     return [TensorType(dtype, (a[1 if attribute(node, "transA") else 0], b[0 if attribute(node, "transB") else 1]))]
 
 
+#: Both operands are followed by their scale and zero point.
+_TWO = {0: (1, 2), 3: (4, 5)}
+
 register(
     Operator("MatMulNBits", infer_matmul_nbits, matmul_nbits, macs=_nbits_macs, domain=DOMAIN),
-    Operator("DynamicQuantizeLSTM", infer_dynamic_quantize_lstm, dynamic_quantize_lstm, domain=DOMAIN),
-    Operator("QLinearAdd", _infer_binary, qlinear_add, domain=DOMAIN),
-    Operator("QLinearMul", _infer_binary, qlinear_mul, domain=DOMAIN),
-    Operator("QLinearSigmoid", _infer_same, qlinear_sigmoid, domain=DOMAIN),
-    Operator("QLinearLeakyRelu", _infer_same, qlinear_leaky_relu, domain=DOMAIN),
-    Operator("QLinearGlobalAveragePool", _infer_global_pool, qlinear_global_average_pool, domain=DOMAIN),
-    Operator("QLinearAveragePool", infer_pool, qlinear_average_pool, domain=DOMAIN),
-    Operator("QLinearConcat", _infer_concat, qlinear_concat, domain=DOMAIN),
-    Operator("QGemm", _infer_gemm, qgemm, domain=DOMAIN),
+    Operator(
+        "DynamicQuantizeLSTM",
+        infer_dynamic_quantize_lstm,
+        dynamic_quantize_lstm,
+        relate_dynamic_quantize_lstm,
+        recurrent_macs,
+        domain=DOMAIN,
+        normalises=all_dims,
+        codes={1: (8, 9), 2: (10, 11)},
+    ),
+    Operator("QLinearAdd", _infer_binary, qlinear_add, _relate_binary, domain=DOMAIN, codes=_TWO),
+    Operator("QLinearMul", _infer_binary, qlinear_mul, _relate_binary, domain=DOMAIN, codes=_TWO),
+    Operator("QLinearSigmoid", _infer_same, qlinear_sigmoid, _relate_unary, domain=DOMAIN),
+    Operator("QLinearLeakyRelu", _infer_same, qlinear_leaky_relu, _relate_unary, domain=DOMAIN),
+    Operator(
+        "QLinearGlobalAveragePool", _infer_global_pool, qlinear_global_average_pool, _relate_global_pool, domain=DOMAIN
+    ),
+    Operator("QLinearAveragePool", infer_pool, qlinear_average_pool, relate_pool, domain=DOMAIN),
+    Operator("QLinearConcat", _infer_concat, qlinear_concat, _relate_concat, domain=DOMAIN),
+    Operator("QGemm", _infer_gemm, qgemm, _relate_gemm, gemm_macs, domain=DOMAIN, codes=_TWO),
 )

@@ -190,7 +190,8 @@ def relate_dynamic_quantize(node: Node) -> Relation | None:
     return relation
 
 
-def _all_dims(node: Node) -> tuple[int, ...]:
+def all_dims(node: Node) -> tuple[int, ...]:
+    """All dimensions of input 0, whose range decides how it is quantized."""
     return tuple(range(node.operand(0).rank or 0))
 
 
@@ -202,8 +203,8 @@ register(
         infer_dynamic_quantize,
         dynamic_quantize,
         relate_dynamic_quantize,
-        normalises=_all_dims,
+        normalises=all_dims,
     ),
 )
 
-__all__ = ["dequantize", "dynamic_quantize", "integer_range", "quantize", "spread"]
+__all__ = ["all_dims", "dequantize", "dynamic_quantize", "integer_range", "quantize", "spread"]

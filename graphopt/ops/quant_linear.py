@@ -212,11 +212,23 @@ def _product_macs(node: Node) -> Dim:
     return None if a is None or y is None else D.mul(D.product(y), a[-1])
 
 
+_INTEGERS = {0: (None, 2), 1: (None, 3)}
+_QLINEAR = {0: (1, 2), 3: (4, 5)}
+
 register(
-    Operator("ConvInteger", infer_conv_integer, conv_integer, relate_conv_integer, lambda n: _conv_macs(n, 1)),
-    Operator("QLinearConv", infer_qlinear_conv, qlinear_conv, relate_qlinear_conv, lambda n: _conv_macs(n, 3)),
-    Operator("MatMulInteger", infer_matmul_integer, matmul_integer, relate_matmul_integer, _product_macs),
-    Operator("QLinearMatMul", infer_qlinear_matmul, qlinear_matmul, relate_qlinear_matmul, _product_macs),
-)
+    Operator(
+        "ConvInteger", infer_conv_integer, conv_integer, relate_conv_integer, lambda n: _conv_macs(n, 1),
+        codes=_INTEGERS,
+    ),
+    Operator(
+        "QLinearConv", infer_qlinear_conv, qlinear_conv, relate_qlinear_conv, lambda n: _conv_macs(n, 3), codes=_QLINEAR
+    ),
+    Operator(
+        "MatMulInteger", infer_matmul_integer, matmul_integer, relate_matmul_integer, _product_macs, codes=_INTEGERS
+    ),
+    Operator(
+        "QLinearMatMul", infer_qlinear_matmul, qlinear_matmul, relate_qlinear_matmul, _product_macs, codes=_QLINEAR
+    ),
+)  # fmt: skip
 
 __all__ = ["conv_integer", "matmul_integer", "qlinear_conv", "qlinear_matmul"]

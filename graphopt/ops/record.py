@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -71,6 +71,8 @@ class Operator:
             operator to what is kept.
         reduces: what these dimensions hold: features (of a normalisation), alternatives (of which TopK takes some, and
             which Softmax weighs against each other), or terms (of a sum).
+        codes: inputs that hold quantized numbers, with the inputs that hold their scale (``None``: it is applied
+            elsewhere) and zero point.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Operator:
     shape_only: bool = False
     normalises: Callable[[Node], tuple[int, ...]] | None = None
     reduces: Literal["features", "alternatives", "terms"] = "features"
+    codes: Mapping[int, tuple[int | None, int]] = field(default_factory=dict)
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:

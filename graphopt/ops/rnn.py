@@ -213,28 +213,36 @@ def lstm(
 
 def relate_recurrent(node: Node) -> Relation:
     """Inputs and hidden units. Directions, gates and time are frozen; both directions lose the same units."""
-    gates = _GATES[node.op]
     batch_first = attribute(node, "layout")
     x = "n !t i" if batch_first else "!t n i"
     state = "n !dirs h" if batch_first else "!dirs n h"
     y = "n !t !dirs h" if batch_first else "!t !dirs n h"
     weights = "!dirs (!gates h) i, !dirs (!gates h) h, !dirs (!biases h)"
     notation = f"{x}, {weights}, n, {state}, {state}, !dirs (!peepholes h) -> {y}, {state}, {state}"
+    return relate_units(node, node.op, notation)
+
+
+def relate_units(node: Node, network: str, notation: str) -> Relation:
+    """The relation that a notation gives to the network (RNN, GRU, LSTM) that an operator computes.
+
+    Labels of the notation are: t, dirs, gates, biases, peepholes, and h for the hidden units.
+    """
+    gates = _GATES[network]
     sizes = {"gates": gates, "biases": 2 * gates, "peepholes": 3}
     reasons = {"t": "time steps", "dirs": "directions of a recurrent network", "gates": "gates", "biases": "gates",
                "peepholes": "gates"}  # fmt: skip
     attributes = {"hidden_size": "h"} if node.attributes.get("hidden_size") else {}
     relation = labels(node, notation, sizes, reasons, attributes)
-    if not _is_silent(node):
+    if not _is_silent(node, network):
         relation.frozen["h"] = "with these activations a unit without weights is not zero"
     return relation
 
 
-def _is_silent(node: Node) -> bool:
-    names = attribute(node, "activations") or _DEFAULTS[node.op]
+def _is_silent(node: Node, network: str) -> bool:
+    names = attribute(node, "activations") or _DEFAULTS[network]
     functions = activation_functions(names, attribute(node, "activation_alpha"), attribute(node, "activation_beta"))
-    zero, count = torch.zeros(1), len(_DEFAULTS[node.op])
-    return all(not functions[i](zero).any() for i in range(len(functions)) if i % count in _SILENT[node.op])
+    zero, count = torch.zeros(1), len(_DEFAULTS[network])
+    return all(not functions[i](zero).any() for i in range(len(functions)) if i % count in _SILENT[network])
 
 
 def recurrent_macs(node: Node) -> Dim:
@@ -252,4 +260,4 @@ register(
     )
 )
 
-__all__ = ["gru", "lstm", "rnn"]
+__all__ = ["gru", "lstm", "recurrent_macs", "relate_units", "rnn"]

@@ -7,13 +7,13 @@ restricted to the kept ones. The pruned graph and the coupling that led to it pl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from graphopt.ir import Graph, Node, Value
-from graphopt.ops import execute, record_of
+from graphopt.ops import DimRef, execute, record_of, zero_of
 from graphopt.runtime.executor import bind_inputs
 from graphopt.runtime.executor import run as run_graph
 
@@ -61,7 +61,7 @@ class _Masked:
         self.zeroed = frozenset(zeroed)
         self.graph, self.inputs, self.kept, self.values, self.finite = graph, inputs, kept, values, finite
         self.constants = {
-            value: _zeroed(value.data, kept[value.name])
+            value: _zeroed(value.data, kept[value.name], _zero(value))
             for value in graph.constants
             if value.name in kept and value.data is not None
         }
@@ -86,7 +86,7 @@ class _Masked:
             results = _restricted(node, self.tensors, dims, results, self.kept)
         elif node.op == "DequantizeLinear" and source in self.constants:
             # Zero stands for a number of its own where the zero point is another.
-            results = (_zeroed(results[0], self.kept[source.name]),)
+            results = (_zeroed(results[0], self.kept[source.name], torch.zeros(())),)
         pairs = [
             (value, torch.zeros_like(result) if value.name in self.zeroed else result)
             for value, result in zip(node.outputs, results, strict=False)
@@ -98,14 +98,20 @@ class _Masked:
         return tuple(result for _, result in pairs)
 
 
-def _zeroed(data: torch.Tensor, kept: Mapping[int, Sequence[int]]) -> torch.Tensor:
-    """`data` with zeros at the indices that are not kept of some dimension."""
+def _zero(value: Value) -> torch.Tensor:
+    """What stands for zero in a constant: its zero points, where an operator reads it as quantized numbers."""
+    known = (zero_of(user, at) for user, at in value.uses if isinstance(user, Node))
+    return next((zero for zero in known if zero is not None), torch.zeros(()))
+
+
+def _zeroed(data: torch.Tensor, kept: Mapping[int, Sequence[int]], zero: torch.Tensor) -> torch.Tensor:
+    """`data` with `zero`, which broadcasts, at the indices that are not kept of some dimension."""
     stays = torch.ones([1] * data.dim(), dtype=torch.bool)
     for dim, indices in kept.items():
         line = torch.zeros(data.shape[dim], dtype=torch.bool)
         line[torch.as_tensor(indices, dtype=torch.long)] = True
         stays = stays & line.view([-1 if d == dim else 1 for d in range(data.dim())])
-    return torch.where(stays, data, torch.zeros((), dtype=data.dtype))
+    return torch.where(stays, data, zero.to(data.dtype))
 
 
 def _restricted(
@@ -116,13 +122,15 @@ def _restricted(
     kept: Kept,
 ) -> tuple[Any, ...]:
     """Runs a normalisation on the kept indices alone and puts zeros where the removed ones were."""
+    along = _tied(node, dims)
     arguments: list[torch.Tensor | None] = []
     for position, value in enumerate(node.inputs):
         if value is None:
             arguments.append(None)
             continue
         tensor = tensors.get(value, value.data)
-        for dim, indices in (dims if position == 0 else kept.get(value.name, {})).items():
+        own = {dim: indices for dim, indices in kept.get(value.name, {}).items() if (value, dim) in along}
+        for dim, indices in (dims if position == 0 else own).items():
             tensor = tensor.index_select(dim, torch.as_tensor(indices, dtype=torch.long))
         arguments.append(tensor)
     small = execute(Node(node.op, (), _attributes(node, dims), domain=node.domain), arguments)
@@ -141,6 +149,16 @@ def _restricted(
         target[torch.meshgrid(*index, indexing="ij")] = piece
         full.append(target)
     return tuple(full)
+
+
+def _tied(node: Node, dims: Iterable[int]) -> set[DimRef]:
+    """The dimensions of the operands that run along some of input 0."""
+    record, source = record_of(node), node.operand(0)
+    relation = record.relate(node) if record is not None and record.relate is not None else None
+    if relation is None:
+        return set()
+    axes = [relation.axes[source, dim] for dim in dims if (source, dim) in relation.axes]
+    return {ref for ref, own in relation.axes.items() if own in axes}
 
 
 def _positions(node: Node) -> dict[int, int]:

@@ -15,8 +15,8 @@ import torch
 from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.analysis.coupling.atoms import Factor
 from graphopt.errors import DataError
-from graphopt.ir import Value
-from graphopt.ops import execute
+from graphopt.ir import Node, Value
+from graphopt.ops import execute, real_values
 from graphopt.passes.prune.criteria import Criterion, Evidence, criterion, find_criterion
 
 Reduction: TypeAlias = Literal["sum", "mean", "max", "first"]
@@ -225,12 +225,20 @@ def _dequantized(value: Value) -> Value | None:
         return None
     if value.dtype.is_float and value.dtype.bits > 8:
         return value
-    node = next((user for user in value.users if user.op == "DequantizeLinear" and user.input(0) is value), None)
-    read = [] if node is None else [each for each in node.inputs if each is not None]
-    if node is None or any(each.data is None for each in read):
+    for user, position in value.uses:
+        tensor = _stands_for(user, position) if isinstance(user, Node) else None
+        if tensor is not None:
+            return Value.constant(tensor, value.name)
+    return None
+
+
+def _stands_for(node: Node, position: int) -> torch.Tensor | None:
+    if node.op != "DequantizeLinear" or position != 0:
+        return real_values(node, position)
+    if any(each is not None and each.data is None for each in node.inputs):
         return None
-    (tensor,) = execute(node, [None if each is None else each.data for each in node.inputs])
-    return Value.constant(tensor, value.name)
+    tensor: torch.Tensor = execute(node, [None if each is None else each.data for each in node.inputs])[0]
+    return tensor
 
 
 def _finite(scores: torch.Tensor, value: Value) -> torch.Tensor:

@@ -152,7 +152,7 @@ def _check(op, inputs, outputs, compare, oracle, kept, constant, attributes) -> 
             node.attributes[name] = len(kept[label])
     sliced = [taken.constants.get(i, t) for i, t in enumerate(sliced)]
     arrays = [None if t is None else t.numpy() for t in sliced]
-    _again, after = graph_of(op, arrays, outputs, constant, **dict(node.attributes))
+    _again, after = graph_of(op, arrays, outputs, constant, domain=node.domain, **dict(node.attributes))
     got = execute(after, sliced)[:outputs]
     for kind, tensor in zip(record.infer(after), got, strict=False):
         assert kind.shape == tuple(tensor.shape), (kept, kind, tensor.shape)

@@ -9,6 +9,8 @@ from graphopt.analysis import propagate
 from graphopt.frontends import load
 from graphopt.runtime import run
 from graphopt.runtime.ort import OrtSession
+from tests.ops.masking import check_relation
+from tests.ops.test_relations_elementwise import assert_commutes, related
 
 RNG = np.random.default_rng(0)
 SCALE = {name: np.float32(value) for name, value in (("a", 0.05), ("b", 0.03), ("y", 0.06))}
@@ -90,3 +92,61 @@ def test_matmul_nbits(bits, zeros):
     inputs = [RNG.standard_normal((2, 3, k)).astype(np.float32), u8(n, blocks, block * bits // 8), scales]
     inputs += [points] if zeros else []
     check("MatMulNBits", inputs, K=k, N=n, bits=bits, block_size=block, atol=5e-2 if bits == 8 else 1e-3)
+
+
+# -- relations
+
+
+def commutes(op, inputs, **attributes):
+    """Removing an index everywhere it is labelled commutes with the operator; labels that may lose some."""
+    return assert_commutes(op, inputs, domain="com.microsoft", **attributes)
+
+
+NONE = np.uint8(0)  # the zero point of what loses indices: what is removed stands for zero
+
+
+@pytest.mark.parametrize("op", ["QLinearAdd", "QLinearMul"])
+def test_binary_relation(op):
+    inputs = [u8(2, 3, 4), SCALE["a"], ZERO["a"], u8(3, 1), SCALE["b"], ZERO["b"], SCALE["y"], ZERO["y"]]
+    assert commutes(op, inputs) == ["~1", "~2", "~3"]
+
+
+def test_relations_of_one_operand():
+    inputs = [u8(2, 3, 4, 4), SCALE["a"], ZERO["a"], np.float32(1 / 256), NONE]
+    assert commutes("QLinearSigmoid", inputs) == ["~1", "~2", "~3", "~4"]
+    assert commutes("QLinearAveragePool", inputs, kernel_shape=[2, 2]) == ["c", "n"]
+    assert commutes("QLinearGlobalAveragePool", inputs, channels_last=0) == ["c", "n"]
+    assert commutes("QLinearGlobalAveragePool", inputs, channels_last=1) == ["c", "n"]
+
+
+def test_concat_relation():
+    parts = [u8(2, 3), SCALE["a"], ZERO["a"], u8(2, 4), SCALE["b"], ZERO["b"]]
+    _, relation, _ = related("QLinearConcat", [SCALE["y"], ZERO["y"], *parts], domain="com.microsoft", axis=1)
+    assert [each.index for each in relation.selections] == [range(3), range(3, 7)]
+    assert {axis.label for axes in relation.axes.values() for axis in axes} == {"d0"}
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+@pytest.mark.parametrize("trans", [0, 1])
+def test_gemm_relation(trans, per_column):
+    b = RNG.integers(-127, 128, (5, 8) if trans else (8, 5), dtype=np.int8)
+    scale = np.linspace(0.01, 0.05, 5, dtype=np.float32) if per_column else SCALE["b"]
+    zero = np.arange(5).astype(np.int8) if per_column else np.int8(3)
+    inputs = [u8(3, 8), SCALE["a"], NONE, b, np.asarray(scale), zero, RNG.integers(-500, 500, 5, dtype=np.int32)]
+    assert commutes("QGemm", [*inputs, np.float32(1.5), np.uint8(128)], transB=trans) == ["k", "m", "n"]
+    assert commutes("QGemm", inputs, transB=trans) == ["k", "m", "n"]
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+def test_lstm_relation(per_column):
+    directions, features, hidden = 2, 3, 4
+    x = RNG.uniform(-1, 1, (5, 2, features)).astype(np.float32)
+    x[:2], x[-2:] = 1, -1  # the range stays, whatever goes
+    # Codes as floats, which the oracle can mask.
+    w, r = (RNG.integers(-99, 99, (directions, n, 4 * hidden)).astype(np.float32) for n in (features, hidden))
+    bias = RNG.standard_normal((directions, 8 * hidden)).astype(np.float32)
+    shape = (directions, 4 * hidden) if per_column else (directions,)
+    scale, zero = RNG.uniform(0.01, 0.02, shape).astype(np.float32), np.zeros(shape, np.int8)
+    inputs = [x, w, r, bias, None, None, None, None, scale, zero, scale, zero]
+    attributes = {"direction": "bidirectional", "hidden_size": hidden, "domain": "com.microsoft"}
+    check_relation("DynamicQuantizeLSTM", inputs, "n i h", outputs=3, **attributes)

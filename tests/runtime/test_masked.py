@@ -110,6 +110,25 @@ def test_zero_of_a_quantized_weight_is_its_zero_point():
     torch.testing.assert_close(run_masked(graph, [X], KEPT, {})[0], want)
 
 
+@pytest.mark.parametrize("per_column", [False, True])
+def test_zero_of_a_product_of_integers_is_its_zero_point(per_column):
+    points = torch.tensor([100, 3, 50, 200, 7, 90], dtype=torch.uint8)[: None if per_column else 1]
+    codes = torch.randint(0, 255, (4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def build(g, x):
+        whole = g.add("Cast", g.add("Mul", x, g.add_constant(torch.tensor(20.0))), to=int(DType.INT8))
+        zero = g.add_constant(points if per_column else points[0])
+        hidden = g.add("MatMulInteger", whole, g.add_constant(codes, "w"), None, zero)
+        return g.add("MatMul", g.add("Cast", hidden, to=int(DType.FLOAT32)), weight(g, "v", 6, 3))
+
+    graph = graph_of(build)
+    v = next(value.data for value in graph.constants if value.name == "v")
+    hidden = (X * 20).to(torch.int8).float() @ (codes.float() - points.float())
+    hidden[:, 1] = 0
+    kept = {"w": {1: [0, 2, 3, 4, 5]}}  # of v nothing is masked: what is removed has to be zero by itself
+    torch.testing.assert_close(run_masked(graph, [X], kept, {})[0], hidden @ v)
+
+
 def test_element_types_narrower_than_a_byte_and_float8():
     for data, dtype in ((torch.tensor([[-8, 7]], dtype=torch.int8), DType.INT4),
                         (torch.tensor([[1.0, 2.0]]).to(torch.float8_e4m3fn), None)):  # fmt: skip
