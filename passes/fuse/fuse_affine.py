@@ -92,6 +92,40 @@ class ShiftConv(_Before):
         return convolution(op, shifting(op, x, c), w, b)
 
 
+class ScaledShiftConv(LinearRule):
+    """conv(x * a + c), conv(x / a + c) with zeros around is a conv of x + c / a, with scaled weights. Contract: exact.
+
+    The shift does not reach the zeros and has to stay, the scale may go. Conditions: as `ScaleConv`, for a; no a is
+    zero; c does not stretch x, and c / a is as large as c.
+    """
+
+    def pattern(self, op: Patterns, x: Var, w: Var, a: Var, c: Var, b: Any = None) -> Pattern:
+        return convolution(op, op.Add(scaling(op, x, a), op.constant(c)), w, b)
+
+    def rewrite(self, op: Builder, m: Match) -> Result:
+        layer = Linear.of(m)
+        if isinstance(layer, Failure):
+            return layer
+        if layer.pads_nothing and layer.node.op == "Conv":
+            return m.fail("the convolution takes both in")
+        if stretches(m["a"], m["x"]) or stretches(m["c"], m["x"]):
+            return m.fail("a constant may stretch what the layer reads")
+        affine = of_arithmetic(m, m["a"], layer.axis, layer.channels_in)
+        if isinstance(affine, Failure):
+            return affine
+        if affine.scale is None or not bool(affine.scale.all()):
+            return m.fail("it multiplies with zero")
+        factor = m.data("a").double()
+        shift = m.data("c").double() * (factor if m.node("affine").op == "Div" else 1 / factor)
+        if shift.numel() != m.data("c").numel():
+            return m.fail("the shift would be larger than it is")
+        moved = self.refold(op, m, m["c"], shift.reshape(m.data("c").shape))  # without leading ones of a
+        if isinstance(moved, Failure):
+            return moved
+        weight = layer.numbers() * layer.spread_in(affine.scale)
+        return self.rebuild(op, m, layer, op.Add(m["x"], moved), weight, None)
+
+
 class ScaleLinear(_Before):
     """As `ScaleConv`, for matrix products and the last dimension of x."""
 
@@ -111,5 +145,7 @@ class ShiftLinear(_Before):
 class FuseAffine(FusePass):
     """Fold constants that are added, subtracted, multiplied with or divided by into the linear layer beside them."""
 
-    rules = (ConvScale, ConvShift, LinearScale, LinearShift, ScaleConv, ShiftConv, ScaleLinear, ShiftLinear)
+    rules = (
+        ConvScale, ConvShift, LinearScale, LinearShift, ScaleConv, ShiftConv, ScaledShiftConv, ScaleLinear, ShiftLinear,
+    )  # fmt: skip
     looks_for = frozenset({"Add", "Sub", "Mul", "Div"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.passes.simplify import chains, clips, spreads
+from graphopt.passes.simplify import chains, clips, moved_views, spreads
 from graphopt.pipeline import register
 from graphopt.rewrite import RewritePass
 
@@ -14,4 +14,4 @@ from graphopt.rewrite import RewritePass
 class MergeChains(RewritePass):
     """Merge reshapes of reshapes, transposes of transposes, casts of casts, pads of pads, limits of limits."""
 
-    rules = (*chains.RULES, *clips.RULES, *spreads.RULES)
+    rules = (*chains.RULES, *moved_views.RULES, *clips.RULES, *spreads.RULES)

@@ -33,6 +33,48 @@ def constant_along_the_width_which_equals_the_channels(d):
     return d.Mul(y, d.weight(4)), d.Add(z, d.weight(4))
 
 
+@match(A.ScaledShiftConv, 4)
+def scale_and_shift_before_padding(d):
+    x = d.input("n", 4, 5, 5)
+    pads = {"pads": [1, 1, 1, 1]}
+    one = d.Conv(d.Add(d.Mul(x, d.full(0.3)), d.full(0.7)), d.weight(3, 4, 3, 3), d.weight(3), **pads)
+    per_channel = d.Add(d.Mul(x, d.weight(1, 4, 1, 1, positive=True)), d.weight(4, 1, 1))
+    depthwise = d.Conv(per_channel, d.weight(4, 1, 3, 3), group=4, **pads)
+    divided = d.Conv(d.Add(d.full(-2.0, 1), d.Div(x, d.full(0.6, 1))), d.weight(3, 4, 3, 3), auto_pad="SAME_UPPER")
+    transposed = d.ConvTranspose(d.Add(d.Mul(x, d.full(2.5)), d.full(0.5)), d.weight(4, 3, 2, 2))
+    return one, depthwise, divided, transposed
+
+
+@miss(A.ScaledShiftConv, reason="the convolution takes both in")
+def scale_and_shift_without_padding(d):
+    x = d.input("n", 4, 5, 5)
+    return d.Conv(d.Add(d.Mul(x, d.full(0.3)), d.full(0.7)), d.weight(3, 4, 3, 3))
+
+
+@miss(A.ScaledShiftConv, reason="it multiplies with zero")
+def scale_of_nothing(d):
+    scaled = d.Mul(d.input("n", 4, 5, 5), d.constant(torch.tensor([1.0, 0.0, 2.0, 3.0]).reshape(4, 1, 1)))
+    return d.Conv(d.Add(scaled, d.weight(4, 1, 1)), d.weight(3, 4, 3, 3), pads=[1, 1, 1, 1])
+
+
+@miss(A.ScaledShiftConv, reason="larger than it is")
+def scales_of_channels_and_one_shift(d):
+    scaled = d.Mul(d.input("n", 4, 5, 5), d.weight(4, 1, 1, positive=True))
+    return d.Conv(d.Add(scaled, d.full(0.5)), d.weight(3, 4, 3, 3), pads=[1, 1, 1, 1])
+
+
+@miss(A.ScaledShiftConv, reason="stretch")
+def shift_that_stretches_what_is_scaled(d):
+    scaled = d.Mul(d.input(1, 4, 5, 5), d.full(0.5))
+    return d.Conv(d.Add(scaled, d.weight(2, 4, 1, 1)), d.weight(3, 4, 3, 3), pads=[1, 1, 1, 1])
+
+
+@miss(A.ScaledShiftConv, reason="used elsewhere")
+def scaled_and_read_elsewhere(d):
+    scaled = d.Mul(d.input("n", 4, 5, 5), d.full(0.5))
+    return d.Conv(d.Add(scaled, d.full(0.5)), d.weight(3, 4, 3, 3), pads=[1, 1, 1, 1]), d.Relu(scaled)
+
+
 def _gelu(d, x):
     """In primitives, as files of an older opset have it; the last of them is a scale."""
     erf = d.Erf(d.Div(x, d.full(2**0.5)))

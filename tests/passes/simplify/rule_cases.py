@@ -6,6 +6,7 @@ from graphopt.ir import DType
 from graphopt.passes.simplify import chains as C
 from graphopt.passes.simplify import identity_arithmetic as A
 from graphopt.passes.simplify import identity_views as V
+from graphopt.passes.simplify import moved_views as W
 from tests.passes.rule_cases import Cases
 
 CASES = Cases()
@@ -402,3 +403,52 @@ def pad_after_a_crop(d):
 @miss(C.MergePads)
 def pads_of_different_modes(d):
     return d.Pad(d.Pad(d.input("n", 4), [0, 1, 0, 2], mode="edge"), [0, 1, 0, 1])
+
+
+# -- views that move
+
+
+@match(W.SoftmaxBetweenViews, 3)
+def softmax_of_matrices(d):
+    x = d.input("n", 3, "m", 5)
+    rows = d.Flatten(x, axis=3)
+    back = d.Shape(x)
+    split = d.Reshape(d.LogSoftmax(d.Reshape(x, [0, -1, 5]), axis=2), back)
+    return d.Reshape(d.Softmax(rows), back), split, d.Squeeze(d.Softmax(d.Unsqueeze(x, [1]), axis=4), [1])
+
+
+@miss(W.SoftmaxBetweenViews, reason="the view changes the last dimension")
+def softmax_over_two_dimensions(d):
+    x = d.input("n", 3, 5)
+    return d.Reshape(d.Softmax(d.Flatten(x)), d.Shape(x))
+
+
+@miss(W.SoftmaxBetweenViews, reason="not run over the last dimension")
+def softmax_over_rows(d):
+    x = d.input("n", 3, 5)
+    return d.Reshape(d.Softmax(d.Flatten(x, axis=2), axis=0), d.Shape(x))
+
+
+@miss(W.SoftmaxBetweenViews, reason="does not undo the first")
+def softmax_that_stays_a_matrix(d):
+    x = d.input("n", 3, 4)
+    return d.Reshape(d.Softmax(d.Flatten(x, axis=2)), [-1, 3, 2, 2])
+
+
+@match(W.ReshapedConstant, 2)
+def rounded_bias_of_a_dynamic_quantization(d):
+    scale = d.Add(d.Squeeze(d.input(1)), d.full(3.0))
+    bias = d.Cast(d.Floor(d.Div(d.weight(6), scale)), to=int(DType.INT32))
+    return d.Reshape(bias, [1, -1, 1, 1]), d.Reshape(d.Neg(d.Mul(scale, d.weight(2, 3))), [3, 2])
+
+
+@miss(W.ReshapedConstant, reason="for itself alone")
+def computed_bias_that_is_no_constant(d):
+    scale, bias = d.Squeeze(d.input(1)), d.weight(6)
+    vector = d.Reshape(d.Div(d.weight(6), d.Add(d.input(6), scale)), [1, -1, 1])
+    return d.Reshape(d.Div(bias, scale), [1, -1, 1]), d.Neg(bias), vector
+
+
+@miss(W.ReshapedConstant, reason="for itself alone")
+def trained_bias(d):
+    return d.Reshape(d.Div(d.weight(6, name="fc.bias"), d.Squeeze(d.input(1))), [1, -1, 1])
