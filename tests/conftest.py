@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("ci")
 
 
 def pytest_collection_finish() -> None:
-    """Spares every full collection of garbage the million objects of torch and of the tests themselves."""
+    """What torch and the tests themselves consist of is there to stay: no collection of garbage need look at it."""
     gc.collect()
     gc.freeze()
 

@@ -9,6 +9,7 @@ from graphopt.analysis.cost import Cost, is_weight, node_cost, sample_sizes
 from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.models import CNNS, ZOO, build
 from graphopt.models.resnet import resnet50
+from tests.zoo import captured
 
 
 def macs_of(module, args) -> int:
@@ -21,7 +22,7 @@ def macs_of(module, args) -> int:
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in ("lstm_tagger", "gru_classifier")])
 def test_macs_of_the_zoo_against_torch_s_counter(name):
     module, args = build(name)
-    cost = Cost(go.capture(module, args))
+    cost = Cost(captured(name))
     assert cost.macs == pytest.approx(macs_of(module, args), rel=1e-3)
     assert not cost.unknown
     state = sum(v.numel() for v in (*module.parameters(), *module.buffers()) if v.is_floating_point())
@@ -30,7 +31,7 @@ def test_macs_of_the_zoo_against_torch_s_counter(name):
 
 def test_recurrent_layers_against_a_count_by_hand():
     module, args = build("lstm_tagger")
-    cost = Cost(go.capture(module, args))
+    cost = Cost(captured("lstm_tagger"))
     (ids,) = args
     want = sum(p.numel() for n, p in module.named_parameters() if p.dim() == 2 and "embed" not in n) * ids.numel()
     assert cost.macs == want

@@ -10,6 +10,7 @@ from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.ir import dims as D
 from graphopt.models import ZOO, build
 from graphopt.runtime import run
+from tests.zoo import captured
 
 FLOAT = DType.FLOAT32
 
@@ -186,8 +187,8 @@ def test_agrees_with_onnx_on_exported_files(name, zoo_file):
 @pytest.mark.parametrize("name", ZOO)
 def test_named_batch_goes_through_everything(name):
     """Each inferred shape, with the batch bound, is the shape of the tensor that is computed."""
-    module, args = build(name)
-    graph = go.capture(module, args, dynamic=[{0: "batch"}] * len(args))
+    _, args = build(name)
+    graph = captured(name, "batch")
     propagate_all(graph)
     inputs = [torch.cat([leaf, leaf[:1]]) for leaf in pytree.tree_leaves(args)]
     rows = len(inputs[0])

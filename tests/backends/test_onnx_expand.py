@@ -20,6 +20,7 @@ from graphopt.runtime import run
 from graphopt.runtime.compare import compare
 from graphopt.runtime.ort import OrtSession
 from tests.onnx_cases import cases, same, value_of
+from tests.zoo import captured
 
 # Of ONNX's own tests those of operators that are written out, a few of each.
 NAMES = (
@@ -75,7 +76,8 @@ AGES = {
 
 @pytest.mark.parametrize(("name", "opset"), [(name, opset) for name, opsets in AGES.items() for opset in opsets])
 def test_the_zoo_at_every_age(name, opset):
-    module, args, graph = captured(name)
+    module, args = build(name)
+    graph = captured(name)
     assert late(graph, opset)
     with torch.no_grad():
         want = [leaf for leaf in pytree.tree_leaves(module(*args)) if isinstance(leaf, torch.Tensor)]
@@ -84,12 +86,6 @@ def test_the_zoo_at_every_age(name, opset):
     got = OrtSession(model).run(pytree.tree_leaves(args))
     assert compare([torch.from_numpy(array) for array in got], want).within(1e-4)
     assert not late(go.load(model), opset)
-
-
-@cache
-def captured(name):
-    module, args = build(name)
-    return module, args, go.capture(module, args)
 
 
 @pytest.mark.parametrize(("approximate", "fused"), [("none", "Gelu"), ("tanh", "FastGelu")])
@@ -104,7 +100,7 @@ def test_onnx_runtime_computes_a_gelu_that_was_written_out_in_one_kernel(tmp_pat
 
 
 def test_nothing_is_written_out_unasked():
-    graph = captured("efficientnet")[2]
+    graph = captured("efficientnet")
     model = go.to_onnx(graph)
     assert "Swish" in {node.op_type for node in model.graph.node}
     assert expanded(graph, 24) is graph
@@ -208,7 +204,7 @@ def test_what_cannot_be_written_out_is_named():
 
 
 def test_parameters_and_modules_are_still_known():
-    graph = captured("bert")[2]
+    graph = captured("bert")
     model = go.to_onnx(graph, 13)
     read = go.load(model)
     written = {v.parameter.name for v in read.parameters}

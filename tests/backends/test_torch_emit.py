@@ -18,6 +18,7 @@ from graphopt.errors import DataError, UnsupportedOperatorError
 from graphopt.frontends.capture import capture
 from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.models import ZOO
+from tests.zoo import captured
 
 
 class Block(nn.Module):
@@ -308,7 +309,7 @@ def test_constant_strings_are_held_and_copied():
 )
 def test_zoo(name):
     net, args = ZOO[name]()
-    module = to_torch(capture(net, args, dynamic={index: {0: "batch"} for index in range(len(args))}))
+    module = to_torch(captured(name, "batch"))
     assert list(module.state_dict()) == list(net.state_dict())
     for inputs in (args, tuple(torch.cat([a, a])[:3] for a in args)):
         torch.testing.assert_close(module(*inputs), net(*inputs), rtol=1e-5, atol=1e-5)

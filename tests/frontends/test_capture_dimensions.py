@@ -9,9 +9,9 @@ from graphopt.errors import CaptureError
 from graphopt.frontends.capture import capture
 from graphopt.frontends.guards import holds
 from graphopt.ir import Leaf
-from graphopt.models import ZOO
 from graphopt.runtime.executor import run
 from tests.frontends.oracle import Wrap, compare
+from tests.zoo import captured
 
 torch.manual_seed(0)
 X = torch.randn(4, 6)
@@ -107,8 +107,7 @@ def test_numbers_in_and_out():
 
 
 def test_everything_has_a_type():
-    module, args = ZOO["swin"]()
-    graph = capture(module, args, dynamic={0: {0: "batch"}})
+    graph = captured("swin", "batch")
     assert all(value.shape is not None for value in graph.values())
 
 

@@ -12,11 +12,11 @@ from onnx import helper
 
 import graphopt as go
 from graphopt.errors import GraphoptError, LoadError, ShapeError, UnsupportedOperatorError
-from graphopt.models import ZOO
 from graphopt.ops.definition import departure
 from graphopt.runtime import run
 from tests.frontends.damage import damaged_bytes, damaged_fields
 from tests.onnx_models import branch, info, model, node, tensor
+from tests.zoo import captured
 
 BOOL, INT64 = onnx.TensorProto.BOOL, onnx.TensorProto.INT64
 #: Anything beyond is a size out of the file that was believed, in kilobytes.
@@ -56,9 +56,7 @@ def odd_model():
 
 
 def zoo_file(name):
-    module, args = ZOO[name]()
-    graph = go.capture(module.eval(), args, dynamic={i: {0: "batch"} for i in range(len(args))})
-    return go.to_onnx(graph).SerializeToString()
+    return go.to_onnx(captured(name, "batch")).SerializeToString()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from graphopt.ir import difference
 from graphopt.models import ZOO, build
 from graphopt.runtime.compare import compare
 from graphopt.runtime.ort import OrtSession
+from tests.zoo import captured
 
 
 def tensors(result):
@@ -17,17 +18,17 @@ def tensors(result):
 
 
 @pytest.fixture(scope="module", params=list(ZOO))
-def captured(request):
+def case(request):
     module, args = build(request.param)
     with torch.no_grad():
         want = module(*args)
-    graph = go.capture(module, args)
+    graph = captured(request.param)
     go.verify(graph)
     return module, args, want, graph
 
 
-def test_torch_comes_back_as_it_was(captured):
-    module, args, want, graph = captured
+def test_torch_comes_back_as_it_was(case):
+    module, args, want, graph = case
     emitted = go.to_torch(graph)
     assert list(emitted.state_dict()) == list(module.state_dict())
     for name, tensor in module.state_dict().items():
@@ -38,17 +39,17 @@ def test_torch_comes_back_as_it_was(captured):
     assert compare(tensors(got), tensors(want)).within(1e-5)
 
 
-def test_onnx_passes_the_checker_and_computes_the_same(captured):
-    _, args, want, graph = captured
+def test_onnx_passes_the_checker_and_computes_the_same(case):
+    _, args, want, graph = case
     model = go.to_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
     got = OrtSession(model).run(pytree.tree_leaves(args))
     assert compare([torch.from_numpy(array) for array in got], tensors(want)).within(1e-4)
 
 
-def test_saved_and_loaded_it_is_the_same_graph(captured, tmp_path):
+def test_saved_and_loaded_it_is_the_same_graph(case, tmp_path):
     """Up to what ONNX has no place for: module parameters that nothing reads (num_batches_tracked)."""
-    graph = captured[3].clone()
+    graph = case[3].clone()
     go.save(graph, tmp_path / "model.onnx")
     again = go.load(tmp_path / "model.onnx")
     graph.sweep([value for value in graph.constants if not value.uses])

@@ -8,12 +8,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from graphopt.backends.onnx_model import to_onnx
-from graphopt.frontends.capture import capture
 from graphopt.frontends.load import load
 from graphopt.models import ZOO, build
 from graphopt.pipeline import Context, run_pipeline
 from graphopt.pipeline.instruments import Equivalence, Verify
 from graphopt.runtime.ort import OrtSession
+from tests.zoo import captured
 
 LAYERS = ("Conv", "ConvTranspose")
 
@@ -32,8 +32,8 @@ def unfused(graph):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_captured(name):
-    module, args = build(name)
-    graph = capture(module, args)
+    _, args = build(name)
+    graph = captured(name)
     size = len(list(graph.walk()))
     inputs = pytree.tree_leaves(args)
     run_pipeline(graph, "simplify,fuse", Context(graph), [Verify(), Equivalence(1e-5, inputs)])

@@ -3,13 +3,13 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-import graphopt as go
 from graphopt.analysis import propagate
 from graphopt.errors import DataError, PassError, UnsupportedOperatorError
 from graphopt.ir import DType, Graph, Node, TensorType
 from graphopt.models import ZOO, build
 from graphopt.runtime import run, values_of
 from graphopt.runtime.compare import compare
+from tests.zoo import captured
 
 FLOAT = DType.FLOAT32
 
@@ -32,7 +32,7 @@ X = torch.tensor([1.0, 2.0])
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo_as_eager(name):
     module, args = build(name)
-    graph = go.capture(module, args)
+    graph = captured(name)
     inputs = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     with torch.no_grad():
         want = pytree.tree_leaves(module(*args))

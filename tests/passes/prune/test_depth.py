@@ -9,22 +9,18 @@ from torch import nn
 import graphopt as go
 from graphopt.analysis.cost import Cost
 from graphopt.errors import DataError, EquivalenceError, OptionError, PassError
-from graphopt.models import ZOO, build
+from graphopt.models import ZOO
 from graphopt.passes.prune import PruneDepth
 from graphopt.passes.prune.blocks import Block, find_blocks
 from graphopt.runtime import run
 from graphopt.runtime.ort import OrtSession
 from graphopt.runtime.samples import example_inputs
+from tests.zoo import captured
 
 BLOCKS = {
     "resnet": 5, "resnet_bottleneck": 3, "preact_resnet": 4, "resnext": 3, "mobilenet_v2": 4, "mobilenet_v3": 3,
     "efficientnet": 3, "regnet_y": 2, "convnext": 5, "vit": 6, "swin": 8, "mlp_mixer": 6, "bert": 4, "gpt": 4,
 }  # fmt: skip
-
-
-def capture(name):
-    module, args = build(name)
-    return go.capture(module, args)
 
 
 class Residual(nn.Module):
@@ -43,14 +39,14 @@ class Residual(nn.Module):
         return self.head(x)
 
 
-def captured(scales=(1.0, 0.01, 3.0, 0.1)):
+def residual(scales=(1.0, 0.01, 3.0, 0.1)):
     module = Residual(scales).eval()
     return module, go.capture(module, (torch.randn(4, 6),))
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo(name):
-    graph = capture(name)
+    graph = captured(name)
     assert len(find_blocks(graph)) == BLOCKS.get(name, 0)
     before = str(graph)
     if name not in BLOCKS:
@@ -73,7 +69,7 @@ def test_zoo(name):
 
 @pytest.mark.parametrize("criterion", ["change", "l1", "taylor", "hessian"])
 def test_the_module_without_the_blocks(criterion):
-    module, graph = captured()
+    module, graph = residual()
     x = torch.randn(4, 6)
     report = go.optimize(graph, f"prune-depth{{blocks=2,criterion={criterion}}}", [(x, torch.tensor([0, 1, 2, 0]))])
     assert report.passes[0].notes == ("2 of 4 blocks removed: blocks.1, blocks.3",)
@@ -84,7 +80,7 @@ def test_the_module_without_the_blocks(criterion):
 
 
 def test_change_is_one_minus_the_cosine():
-    module, graph = captured()
+    module, graph = residual()
     x = torch.randn(4, 6)
     table = go.optimize(graph, "prune-depth{blocks=0,criterion=change}", [(x,)]).passes[0].details["blocks"]
     y = x
@@ -99,17 +95,17 @@ def test_change_is_one_minus_the_cosine():
 
 
 def test_budgets_and_protected_blocks():
-    _, graph = captured()
+    _, graph = residual()
     whole = Cost(graph).macs
     go.optimize(graph, "prune-depth{macs=0.5}")
     assert Cost(graph).macs == pytest.approx(0.5 * whole, rel=0.05)  # the head stays
-    _, graph = captured()
+    _, graph = residual()
     report = go.optimize(graph, [PruneDepth(params=0.76, ignore=("blocks.1",))])
     assert [row["block"] for row in report.passes[0].details["blocks"] if row["removed"]] == ["blocks.3"]
     with pytest.raises(PassError, match="cannot be reached"):
-        go.optimize(captured()[1], "prune-depth{params=0.01}")
+        go.optimize(residual()[1], "prune-depth{params=0.01}")
     with pytest.raises(OptionError, match=r"blocks\.0") as error:
-        go.optimize(captured()[1], "prune-depth{ignore=[layer1]}")
+        go.optimize(residual()[1], "prune-depth{ignore=[layer1]}")
     assert "matches no block" in str(error.value)
 
 
@@ -141,7 +137,7 @@ def test_the_check_catches_a_block_that_takes_the_wrong_side(monkeypatch):
 
     monkeypatch.setattr(Block, "remove", wrong)
     with pytest.raises(EquivalenceError):
-        go.optimize(captured()[1], "prune-depth{blocks=1}")
+        go.optimize(residual()[1], "prune-depth{blocks=1}")
 
 
 @pytest.mark.parametrize(
@@ -149,18 +145,18 @@ def test_the_check_catches_a_block_that_takes_the_wrong_side(monkeypatch):
 )
 def test_bad_options(text):
     with pytest.raises(OptionError):
-        go.optimize(captured()[1], f"prune-depth{{{text}}}")
+        go.optimize(residual()[1], f"prune-depth{{{text}}}")
 
 
 def test_change_needs_data():
     with pytest.raises(DataError, match="data"):
-        go.optimize(captured()[1], "prune-depth{criterion=change}")
+        go.optimize(residual()[1], "prune-depth{criterion=change}")
     with pytest.raises(PassError, match="4 can"):
-        go.optimize(captured()[1], "prune-depth{blocks=5}")
+        go.optimize(residual()[1], "prune-depth{blocks=5}")
 
 
 def test_loaded_from_onnx_the_same_blocks_go():
-    module, graph = captured()
+    module, graph = residual()
     loaded = go.load(go.to_onnx(graph))
     tables = [go.optimize(each, "prune-depth{blocks=2}").passes[0].details["blocks"] for each in (graph, loaded)]
     assert [[row["removed"] for row in table] for table in tables] == [[False, True, False, True]] * 2

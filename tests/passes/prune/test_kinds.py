@@ -10,6 +10,7 @@ from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.models import build
 from graphopt.passes.prune.kinds import kinds_of
 from graphopt.runtime import run
+from tests.zoo import captured
 
 
 @pytest.mark.parametrize(("name", "kind"), [
@@ -17,11 +18,11 @@ from graphopt.runtime import run
     ("resnext", "groups"),
 ])  # fmt: skip
 def test_captured_and_loaded_lose_the_same(name, kind):
-    module, args = build(name)
-    captured = go.capture(module, args)
-    loaded = go.load(go.to_onnx(captured))
+    module, _ = build(name)
+    first = captured(name)
+    loaded = go.load(go.to_onnx(first))
     kept = []
-    for graph in (captured, loaded):
+    for graph in (first, loaded):
         report = go.optimize(graph, f"prune-channels{{ratio=0.5,kinds=[{kind}]}}")  # held to masked equivalence
         assert {row["kind"] for row in report.passes[0].details["groups"]} == {kind}
         kept.append({name: dims for name, dims in report.kept.items() if name in module.state_dict()})

@@ -13,11 +13,7 @@ from graphopt.models import ZOO, build
 from graphopt.passes.prune import load_recipe, save_recipe
 from graphopt.runtime import run
 from graphopt.runtime.samples import example_inputs
-
-
-def capture(name):
-    module, args = build(name)
-    return module, go.capture(module, args)
+from tests.zoo import captured
 
 
 def fresh(name):
@@ -30,6 +26,15 @@ def fresh(name):
     return module, go.capture(module, args)
 
 
+def renewed(graph):
+    """A graph of the same class with other weights."""
+    generator = torch.Generator().manual_seed(7)
+    for value in graph.parameters:
+        if not value.parameter.buffer:
+            value.data = torch.randn(value.data.shape, generator=generator) / 10
+    return graph
+
+
 def weights(graph):
     return {value.name: value.type for value in graph.constants if value.dtype.is_float}
 
@@ -38,12 +43,8 @@ def weights(graph):
     ("name", "suffix"), [*((name, "safetensors") for name in ZOO), ("resnext", "json"), ("swin", "json")]
 )
 def test_zoo(name, suffix, tmp_path):
-    _, first = capture(name)
-    second = first.clone()  # the same class with other weights
-    generator = torch.Generator().manual_seed(7)
-    for value in second.parameters:
-        if not value.parameter.buffer:
-            value.data = torch.randn(value.data.shape, generator=generator) / 10
+    first = captured(name)
+    second = renewed(first.clone())
     pipeline = "prune-channels{ratio=0.3},prune-channels{ratio=0.3,scope=global,criterion=l2}"
     report = go.optimize(first, pipeline, check=False)
     path = tmp_path / f"recipe.{suffix}"
@@ -65,11 +66,11 @@ def test_zoo(name, suffix, tmp_path):
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["resnet", "vit", "convnext"])
 def test_blocks_and_channels(name, pipeline, tmp_path):
-    _, first = capture(name)
+    first = captured(name)
     report = go.optimize(first, pipeline)
     path = tmp_path / "recipe.safetensors"
     save_recipe(report, path, first)
-    _, second = fresh(name)
+    second = renewed(captured(name))
     go.optimize(second, f'apply-recipe{{file="{path}"}},load-weights{{file="{path}"}}')
     inputs = example_inputs(first)
     torch.testing.assert_close(run(second, inputs)[0], run(first, inputs)[0], rtol=1e-4, atol=1e-5)
@@ -77,7 +78,7 @@ def test_blocks_and_channels(name, pipeline, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "densenet", "lenet"])
 def test_written_back_into_the_users_own_module(name, tmp_path):
-    _, graph = capture(name)
+    graph = captured(name)
     report = go.optimize(graph, "prune-channels{ratio=0.5}")
     path = tmp_path / "recipe.json"
     save_recipe(report, path)
@@ -95,17 +96,17 @@ def test_written_back_into_the_users_own_module(name, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    _, graph = capture("resnet")
+    graph = captured("resnet")
     report = go.optimize(graph, "prune-channels{ratio=0.5}", check=False)
     path = tmp_path / "recipe.safetensors"
     save_recipe(report, path)
     for name in ("mobilenet_v2", "resnet_bottleneck"):
-        _, other = capture(name)
+        other = captured(name)
         before = str(other)
         with pytest.raises(DataError, match="recipe"):
             go.optimize(other, f'apply-recipe{{file="{path}"}}')
         assert str(other) == before
-    _, other = capture("resnet")
+    other = captured("resnet")
     with pytest.raises(DataError, match="no weights"):
         go.optimize(other, f'load-weights{{file="{path}"}}')
     save_recipe(report, path, graph)
@@ -115,21 +116,21 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_a_recipe_that_tears_apart_what_is_coupled(tmp_path):
-    _, graph = capture("resnet")
+    graph = captured("resnet")
     report = go.optimize(graph, "prune-channels{ratio=0.5}", check=False)
     name = next(iter(report.kept))
     report.passes[0].kept[name][0] = report.passes[0].kept[name][0][:-1]
     save_recipe(report, tmp_path / "recipe.json")
     with pytest.raises(DataError, match="free to stay"):
-        go.optimize(capture("resnet")[1], f'apply-recipe{{file="{tmp_path / "recipe.json"}"}}')
+        go.optimize(captured("resnet"), f'apply-recipe{{file="{tmp_path / "recipe.json"}"}}')
     report.passes[0].kept[name][0] = [999]
     save_recipe(report, tmp_path / "recipe.json")
     with pytest.raises(DataError, match="index 999"):
-        go.optimize(capture("resnet")[1], f'apply-recipe{{file="{tmp_path / "recipe.json"}"}}')
+        go.optimize(captured("resnet"), f'apply-recipe{{file="{tmp_path / "recipe.json"}"}}')
 
 
 def test_bad_files(tmp_path):
-    _, graph = capture("lenet")
+    graph = captured("lenet")
     report = go.optimize(graph, "prune-channels", check=False)
     for name, own in (("recipe.txt", None), ("recipe.json", graph)):
         with pytest.raises(SaveError, match="cannot be written"):

@@ -8,11 +8,11 @@ from torch import nn
 import graphopt as go
 from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.errors import DataError, OptionError, PassError
-from graphopt.models import build
 from graphopt.passes.prune.regularise import Regularise, smallest
 from graphopt.passes.prune.slices import Slices
 from graphopt.passes.train import Finetune
 from graphopt.runtime import run
+from tests import zoo
 
 
 def network():
@@ -63,8 +63,7 @@ def test_slices_are_all_that_goes_with_a_channel():
 @pytest.mark.parametrize("name", ["vit", "lstm_tagger", "resnext", "gpt"])
 def test_zeroed_components_are_what_pruning_takes(name):
     """On every kind of coupling: pruning what was zeroed changes nothing that a normalisation does not."""
-    module, args = build(name)
-    graph = go.capture(module, args)
+    graph = zoo.captured(name)
     coupling = ChannelCoupling(graph)
     from graphopt.passes.prune.selection import eligible
 

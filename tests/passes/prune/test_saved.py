@@ -5,16 +5,15 @@ import torch
 
 import graphopt as go
 from graphopt.cli import models
-from graphopt.models import build
 from graphopt.runtime import run
 from graphopt.runtime.samples import example_inputs
+from tests.zoo import captured
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit"])
 @pytest.mark.parametrize("ending", [".onnx", ".pt2", ".txt"])
 def test_saved_and_loaded(name, ending, tmp_path):
-    module, args = build(name)
-    graph = go.capture(module, args)
+    graph = captured(name)
     go.optimize(graph, "prune-depth{blocks=1},prune-channels{ratio=0.5},sparsify{ratio=0.8}", check=False)
     path = tmp_path / f"model{ending}"
     models.write(graph, str(path), None, sparse=True)

@@ -17,6 +17,7 @@ from graphopt.models import build
 from graphopt.passes.prune import PruneChannels, allocate, iterative
 from graphopt.passes.train import Finetune
 from graphopt.runtime import run
+from tests.zoo import captured
 
 
 def network():
@@ -135,8 +136,8 @@ def test_the_report_draws_them(case):
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "vit", "lstm_tagger"])
 def test_zoo(name):
-    module, args = build(name)
-    graph = go.capture(module, args)
+    _, args = build(name)
+    graph = captured(name)
     found = go.optimize(graph, "sensitivity{ratios=[0.5]}", [tuple(args)]).passes[0].details["sensitivity"]
     assert found["metric"] == "change"
     assert all(np.isfinite(curve["values"]).all() and curve["values"][0] > 0 for curve in found["curves"])

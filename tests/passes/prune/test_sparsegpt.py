@@ -12,6 +12,7 @@ from graphopt.passes.prune.masks import keep_highest, keep_pattern
 from graphopt.passes.prune.sparsegpt import ByPattern, ByRatio, grams, prune_matrix, sources
 from graphopt.pipeline import Batch
 from graphopt.runtime import run
+from tests.zoo import captured
 
 DOUBLE = torch.float64
 
@@ -148,7 +149,7 @@ def test_what_is_left_alone_is_named_and_zeros_are_held():
 @pytest.mark.parametrize("name", ["vit", "gpt", "mlp_mixer"])
 def test_zoo(name):
     module, args = build(name)
-    graph = go.capture(module, args)
+    graph = captured(name)
     report = go.optimize(graph, "sparsify{method=sparsegpt,ratio=0.5}", [tuple(args)])
     table = report.passes[0].details["weights"]
     tied = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}

@@ -10,6 +10,7 @@ from graphopt.errors import DataError, OptionError, PassError
 from graphopt.models import ZOO, build
 from graphopt.passes.prune import all_criteria
 from graphopt.passes.prune.layers import input_dim
+from tests.zoo import captured
 
 
 def network():
@@ -96,8 +97,8 @@ def test_a_layer_that_the_pattern_does_not_fit_is_named():
 
 @pytest.mark.parametrize("name", ["resnext", "vit", "gpt", "lstm_tagger", "unet"])
 def test_the_inputs_dimension_is_found(name):
-    module, args = build(name)
-    graph = go.capture(module, args)
+    module, _ = build(name)
+    graph = captured(name)
     by_name = {value.name: value for value in graph.constants}
     found = 0
     for path, layer in module.named_modules():
@@ -110,8 +111,8 @@ def test_the_inputs_dimension_is_found(name):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_zoo(name):
-    module, args = build(name)
-    graph = go.capture(module, args)
+    module, _ = build(name)
+    graph = captured(name)
     report = go.optimize(graph, "sparsify{ratio=0.5}", check=False)
     table = report.passes[0].details["weights"]
     removed, total = (sum(row[key] for row in table) for key in ("removed", "elements"))

@@ -16,6 +16,7 @@ from graphopt.runtime import run
 from graphopt.runtime.calls import call_flat
 from graphopt.runtime.compare import compare
 from graphopt.runtime.ort import OrtSession
+from tests.zoo import captured
 
 PIPELINES = ("prune-channels{ratio=0.5}", "prune-channels{ratio=0.4,scope=global,criterion=l2}")
 
@@ -61,9 +62,9 @@ def check_trains_and_exports(graph, inputs, want):
 def test_captured(name):
     module, args = build(name)
     inputs = leaves(args)
-    captured = go.capture(module, args)
+    whole = captured(name)
     for pipeline in PIPELINES:
-        graph = captured.clone()
+        graph = whole.clone()
         names = {value.name: value.parameter for value in graph.constants}
         report, factor = prune(graph, pipeline, inputs)
         if "global" not in pipeline:
@@ -106,8 +107,8 @@ def test_exported(name, zoo_file):
 
 @pytest.mark.parametrize("name", ["resnet", "vit", "shufflenet_v2"])
 def test_captured_with_a_free_batch(name):
-    module, args = build(name)
-    graph = go.capture(module, args, dynamic=[{0: "batch"}])
+    _, args = build(name)
+    graph = captured(name, "batch")
     assert not isinstance(graph.inputs[0].shape[0], int)
     prune(graph, PIPELINES[0], leaves(args))
     one = [leaf[:1] for leaf in leaves(args)]

@@ -9,9 +9,8 @@ from torch.utils.data import DataLoader
 
 from graphopt.backends import to_onnx
 from graphopt.errors import DataError, GraphoptError, OptionError, PassError, PipelineError
-from graphopt.frontends import capture, load
+from graphopt.frontends import load
 from graphopt.ir import DType
-from graphopt.models import build
 from graphopt.passes.quantize.calibration import observe
 from graphopt.passes.quantize.measure import MeasureError
 from graphopt.passes.quantize.observers import MovingAverage
@@ -24,6 +23,7 @@ from graphopt.runtime.samples import example_inputs
 from graphopt.targets import Scheme
 from tests.onnx_models import info, model, node, tensor
 from tests.passes.quantize.models import Maker, quantize, samples
+from tests.zoo import captured
 
 
 def graph_of_convs():
@@ -255,10 +255,9 @@ def test_moving_averages_of_tensors_that_share_a_scale_are_their_own():
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v3", "vit", "lstm_tagger"])
 def test_onnxruntime_measures_what_torch_measures(name):
-    module, inputs = build(name)
     scales = []
     for runtime in ("torch", "onnxruntime"):
-        graph = capture(module, inputs)
+        graph = captured(name)
         step = f"simplify,fuse,insert-qdq{{everything=true}},calibrate{{runtime={runtime},method=minmax}}"
         optimize(graph, step, [example_inputs(graph, seed) for seed in range(3)], check=False)
         scales.append([float(pair.scale.data) for pair in activation_pairs(graph)])

@@ -13,6 +13,7 @@ from graphopt.pipeline import optimize
 from graphopt.runtime.compare import difference
 from graphopt.runtime.ort import OrtSession, kernel_counts
 from graphopt.runtime.samples import example_inputs
+from tests.zoo import captured
 
 #: Kernels that compute on integers.
 INTEGER = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
@@ -28,8 +29,8 @@ def outputs(session, batches):
 @pytest.fixture(scope="module", params=CNNS)
 def network(request):
     """A fused network, calibration data (64 images), other data (64 images), and what it computes of the latter."""
-    module, args = build(request.param)
-    graph = capture(module, args)
+    _, args = build(request.param)
+    graph = captured(request.param)
     optimize(graph, "simplify,fuse", check=False)
     assert all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args))
     seen, unseen = ([tuple(example_inputs(graph, seed=first + i)) for i in range(32)] for first in (0, 1000))

@@ -9,13 +9,13 @@ from torch import nn
 import graphopt as go
 from graphopt.analysis import propagate
 from graphopt.ir import DType, TensorType
-from graphopt.models import build
 from graphopt.ops import operators, record_of
 from graphopt.passes.quantize.recovery.channels import channel_groups
 from graphopt.runtime import run
 from graphopt.runtime.compare import compare
 from graphopt.runtime.samples import example_inputs
 from tests.onnx_models import info, model, node, tensor
+from tests.zoo import captured
 
 #: Post-norm Transformers add what a LayerNormalization gives to what another one reads.
 NOWHERE = {"bert"}
@@ -38,7 +38,7 @@ def rescaled(graph: go.Graph) -> int:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rescaling_leaves_the_function_alone(name):
-    graph = go.capture(*build(name))
+    graph = captured(name)
     go.optimize(graph, "simplify,fuse")
     inputs = example_inputs(graph, 0)
     want = run(graph, inputs)
