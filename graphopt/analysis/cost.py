@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
 import torch
 
-from graphopt.ir import Dim, DType, Graph, Node, Value
+from graphopt.analysis.shapes import propagate
+from graphopt.errors import GraphoptError
+from graphopt.ir import Dim, DType, Graph, Node, TensorType, Value
 from graphopt.ir import dims as D
 from graphopt.ops import record_of
 
@@ -64,7 +66,9 @@ class Cost:
     def __init__(self, graph: Graph, sizes: Mapping[str, int] = UNIT) -> None:
         self._graph_nodes = list(graph.walk())
         self._sizes = sizes
-        macs = [(node, _macs(node, sizes)) for node in self._graph_nodes]
+        shaped = at_sizes(graph, sizes).walk() if sizes else self._graph_nodes
+        macs = [(node, _macs(twin, sizes)) for node, twin in zip(self._graph_nodes, shaped, strict=True)]
+        self._macs = dict(macs)
         self.macs = sum(count or 0 for _, count in macs)
         self.unknown = [node for node, count in macs if count is None]
         constants = (value for scope in graph.graphs() for value in scope.constants)
@@ -80,7 +84,7 @@ class Cost:
     @cached_property
     def nodes(self) -> list[NodeCost]:
         """The cost of each node, bodies included; worked out when first asked for."""
-        return [node_cost(node, self._sizes) for node in self._graph_nodes]
+        return [replace(node_cost(node, self._sizes), macs=macs) for node, macs in self._macs.items()]
 
     @property
     def activation_bytes(self) -> int:
@@ -119,6 +123,23 @@ def _bytes(values: Iterable[Value], sizes: Mapping[str, int]) -> int:
         if kind.shape is not None and None not in extents:
             bits += math.prod(extent for extent in extents if extent is not None) * kind.dtype.bits
     return bits // 8
+
+
+def at_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
+    """A copy whose inputs have these sizes of named dimensions, the others 1, and all shapes that follow.
+
+    Numbers show what expressions do not: that two are the same size, say, which a residual sum needs. A graph that such
+    sizes do not fit is copied as it is.
+    """
+    twin = graph.clone()
+    for value in twin.inputs:
+        if isinstance(value.type, TensorType) and value.type.shape is not None:
+            value.type = value.type.with_shape(sized(dim, sizes) for dim in value.type.shape)
+    try:
+        propagate(twin)
+    except GraphoptError:
+        return graph.clone()
+    return twin
 
 
 def named_sizes(inputs: Iterable[Value]) -> set[str]:

@@ -50,6 +50,35 @@ def run(
         return _run(graph, env, hook, instead)
 
 
+def run_in_float64(
+    graph: Graph,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    *,
+    hook: Hook | None = None,
+    constants: Mapping[Value, torch.Tensor] | None = None,
+) -> list[Any]:
+    """Computes `graph` as `run` does, with all that is float32 in float64: what differs there is not rounding.
+
+    Raises what `run` raises, also where an operator refuses float64.
+    """
+    given = dict(constants or {})
+    for scope in graph.graphs():
+        for value in scope.constants:
+            if value.data is not None:
+                given[value] = in_float64(given.get(value, value.data))
+    lifted = {value.name: in_float64(tensor) for value, tensor in bind_inputs(graph, inputs).items()}
+
+    def lift(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(map(in_float64, results if hook is None else hook(node, results)))
+
+    return run(graph, lifted, hook=lift, constants=given)
+
+
+def in_float64(tensor: Any) -> Any:
+    """A tensor of float32 in float64; anything else as it is."""
+    return tensor.double() if isinstance(tensor, torch.Tensor) and tensor.dtype is torch.float32 else tensor
+
+
 def values_of(
     graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], wanted: Sequence[Value]
 ) -> dict[Value, torch.Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 from graphopt.ir import Graph, Node, Value
 from graphopt.ops import DimRef, execute, record_of, zero_of
-from graphopt.runtime.executor import bind_inputs
+from graphopt.runtime.executor import bind_inputs, in_float64, run_in_float64
 from graphopt.runtime.executor import run as run_graph
 
 #: By name, for each dimension that lost indices, those that were kept.
@@ -22,8 +22,9 @@ Kept = Mapping[str, Mapping[int, Sequence[int]]]
 
 
 def run_masked(
-    graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept, zeroed: Collection[str] = ()
-) -> list[Any]:
+    graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept, zeroed: Collection[str] = (),
+    *, float64: bool = False,
+) -> list[Any]:  # fmt: skip
     """Computes the masked original.
 
     Args:
@@ -32,8 +33,9 @@ def run_masked(
         kept: for constants, by name.
         values: for the inputs of normalisations over pruned channels, by name.
         zeroed: names of values that are zero as a whole (the branches of removed blocks).
+        float64: compute in float64 what is float32.
     """
-    outputs = _Masked(graph, inputs, kept, values, zeroed).run()
+    outputs = _Masked(graph, inputs, kept, values, zeroed, float64=float64).run()
     if all(_is_finite(each) for each in outputs):
         return outputs
     # Zero is no argument of Log, Reciprocal or Div: what became infinite on the way is no contribution either.
@@ -44,7 +46,7 @@ def run_masked(
         return results
 
     run_graph(graph, inputs, hook=note)
-    return _Masked(graph, inputs, kept, values, zeroed, finite).run()
+    return _Masked(graph, inputs, kept, values, zeroed, finite, float64).run()
 
 
 def _is_finite(tensor: Any) -> bool:
@@ -56,8 +58,9 @@ class _Masked:
 
     def __init__(
         self, graph: Graph, inputs: Sequence[Any] | Mapping[str, Any], kept: Kept, values: Kept,
-        zeroed: Collection[str] = (), finite: Collection[Value] = (),
+        zeroed: Collection[str] = (), finite: Collection[Value] = (), float64: bool = False,
     ) -> None:  # fmt: skip
+        self.run_graph = run_in_float64 if float64 else run_graph
         self.zeroed = frozenset(zeroed)
         self.graph, self.inputs, self.kept, self.values, self.finite = graph, inputs, kept, values, finite
         self.constants = {
@@ -70,7 +73,7 @@ class _Masked:
         self.tensors: dict[Value, Any] = {**self.constants, **bind_inputs(graph, inputs)}
 
     def run(self) -> list[Any]:
-        return run_graph(self.graph, self.inputs, hook=self._adjust, constants=self.constants)
+        return self.run_graph(self.graph, self.inputs, hook=self._adjust, constants=self.constants)
 
     def _dims(self, node: Node) -> dict[int, Sequence[int]]:
         """The pruned dimensions that the statistics of a normalisation run over, with what is kept of them."""
@@ -133,6 +136,8 @@ def _restricted(
         for dim, indices in (dims if position == 0 else own).items():
             tensor = tensor.index_select(dim, torch.as_tensor(indices, dtype=torch.long))
         arguments.append(tensor)
+    if any(each is not None and each.dtype is torch.float64 for each in arguments):
+        arguments = [in_float64(each) for each in arguments]
     small = execute(Node(node.op, (), _attributes(node, dims), domain=node.domain), arguments)
     full = []
     chosen = _positions(node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
+from graphopt.analysis.cost import named_sizes
 from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.backends import to_onnx
 from graphopt.errors import PassError
@@ -38,6 +39,13 @@ class Solution:
     counts: np.ndarray
     achieved: float
     why: str = ""
+
+
+def unweighed(graph: Graph, sizes: Mapping[str, int]) -> str:
+    """A note where multiply-accumulates were counted at open dimensions of 1, of which they are another part."""
+    unknown = sorted(named_sizes(graph.inputs) - sizes.keys())
+    shown = ", ".join(f"{name}=1" for name in unknown)
+    return f"multiply-accumulates were counted at {shown}: give data of the sizes in use" if unknown else ""
 
 
 def solve(plan: Plan, figure: Callable[[np.ndarray], float], target: float, what: str) -> Solution:

@@ -13,7 +13,7 @@ from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.errors import OptionError, PassError
 from graphopt.ir import Graph
 from graphopt.ir.names import unique_names
-from graphopt.passes.prune.budget import Figure, Latency, Solution, solve, solve_latency
+from graphopt.passes.prune.budget import Figure, Latency, Solution, solve, solve_latency, unweighed
 from graphopt.passes.prune.counts import PredictedCost
 from graphopt.passes.prune.criteria import Evidence
 from graphopt.passes.prune.importance import Normalisation, Reduction, find_criterion, normalised, score_components
@@ -22,7 +22,7 @@ from graphopt.passes.prune.plan import Limits, Plan, Scope, classes_of
 from graphopt.passes.prune.removal import Removal
 from graphopt.passes.prune.selection import eligible, overrides
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
-from graphopt.runtime.samples import example_inputs
+from graphopt.runtime.samples import runnable_inputs
 
 _FIGURES: tuple[Figure, ...] = ("params", "macs", "bytes", "latency")
 
@@ -128,6 +128,8 @@ class PruneChannels(Pass):
         details = {"groups": _group_table(coupling, plan, solution), **self._budget_details(solution)}
         frozen = coupling.frozen_by()
         removal.apply()
+        if self.macs is not None:
+            notes += filter(None, [unweighed(graph, context.sizes)])
         notes += [*silent, *filter(None, [solution.why or self._achieved(solution)])]
         notes.append(f"{len(components)} of {sum(map(len, groups))} components in {len(groups)} groups removed")
         if frozen:
@@ -159,8 +161,8 @@ class PruneChannels(Pass):
             return Solution(plan.counts(self.ratio), 1.0)
         figure, target = self.budget
         if figure == "latency":
-            inputs = list(context.data.first().inputs) if context.has_data else example_inputs(graph, context.seed)
-            return solve_latency(plan, Latency(graph, inputs), target)
+            first = context.data.first().inputs if context.has_data else runnable_inputs(graph, context.seed).inputs
+            return solve_latency(plan, Latency(graph, list(first)), target)
         predicted = PredictedCost(coupling, plan.groups, context.sizes)
         cost = {"params": predicted.params, "macs": predicted.macs, "bytes": predicted.bytes}[figure]
         whole = cost(np.zeros(len(plan.groups), dtype=np.int64))

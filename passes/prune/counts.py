@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.analysis.cost import UNIT, is_weight, node_cost, sized
+from graphopt.analysis.cost import UNIT, at_sizes, is_weight, node_cost, sized
 from graphopt.analysis.coupling import ChannelCoupling, Group
 from graphopt.analysis.coupling.atoms import Factor
 from graphopt.ir import Dim, Node, Value
@@ -124,34 +124,39 @@ class _Layers:
     def __init__(self, coupling: ChannelCoupling, moving: set[int], sizes: Mapping[str, int]) -> None:
         self._constant = 0.0
         self._moving: list[_StandIn] = []
-        for node in coupling.graph.walk():
+        shaped = at_sizes(coupling.graph, sizes) if sizes else coupling.graph
+        for node, twin in zip(coupling.graph.walk(), shaped.walk(), strict=True):
             record = record_of(node)
             if record is None or record.macs is None:
                 continue
             operands = [*(v for v in node.inputs if v is not None), *node.outputs]
             if any(coupling.extents.of(v, dim) in moving for v in operands for dim in range(v.rank or 0)):
-                self._moving.append(_stand_in(node, coupling, record.macs, sizes))
+                self._moving.append(_stand_in(node, twin, coupling, record.macs, sizes))
             else:
-                self._constant += node_cost(node, sizes).macs or 0
+                self._constant += node_cost(twin, sizes).macs or 0
 
     def macs(self, sizes: np.ndarray) -> float:
         return self._constant + sum(each.count(sizes) for each in self._moving)
 
 
-def _stand_in(node: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim], sizes: Mapping[str, int]) -> _StandIn:
+def _stand_in(
+    node: Node, shaped: Node, coupling: ChannelCoupling, macs: Callable[[Node], Dim], sizes: Mapping[str, int]
+) -> _StandIn:
+    """A stand-in for `node`; `shaped` is the same node in a graph of these sizes."""
     shapes: dict[Value, tuple[Value, list[int], list[int | None]]] = {}
 
-    def copy(value: Value) -> Value:
+    def copy(value: Value, like: Value | None) -> Value:
         if value not in shapes:
-            shape = [_known(dim, sizes) for dim in value.shape or ()]
+            shape = [_known(dim, sizes) for dim in (value if like is None else like).shape or ()]
             extents = [coupling.extents.of(value, dim) for dim in range(len(shape))]
             shapes[value] = Value(value.tensor_type), shape, extents
         return shapes[value][0]
 
-    inputs = [None if value is None else copy(value) for value in node.inputs]
+    read = zip(node.inputs, shaped.inputs, strict=True)
+    inputs = [None if value is None else copy(value, like) for value, like in read]
     twin = Node(node.op, inputs, dict(node.attributes), len(node.outputs), domain=node.domain)
-    for mine, value in zip(twin.outputs, node.outputs, strict=True):
-        copy(value)
+    for mine, value, like in zip(twin.outputs, node.outputs, shaped.outputs, strict=True):
+        copy(value, like)
         shapes[value] = mine, *shapes[value][1:]
     relation = coupling.extents.relations.get(node)
     stated = {} if relation is None else relation.attributes

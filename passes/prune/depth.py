@@ -14,6 +14,7 @@ from graphopt.errors import DataError, OptionError, PassError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ir.names import unique_names
 from graphopt.passes.prune.blocks import Block, find_blocks
+from graphopt.passes.prune.budget import unweighed
 from graphopt.passes.prune.criteria import Evidence, find_criterion
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.runtime.executor import run
@@ -87,10 +88,13 @@ class PruneDepth(Pass):
         rows = [{"block": b.name, "score": s, "params": b.params, "macs": b.macs(context.sizes), "removed": b in chosen}
                 for b, s in zip(free, scores, strict=True)]  # fmt: skip
         names = ", ".join(block.name for block in chosen)
-        note = f"{len(chosen)} of {len(found)} blocks removed" + (f": {names}" if names else "")
+        notes = [f"{len(chosen)} of {len(found)} blocks removed" + (f": {names}" if names else "")]
+        if self.macs is not None:
+            notes += filter(None, [unweighed(graph, context.sizes)])
         return Changes(
-            bool(chosen), counts={"blocks": len(chosen)}, notes=(note,), details={"zeroed": zeroed, "blocks": rows}
-        )
+            bool(chosen), counts={"blocks": len(chosen)}, notes=tuple(notes),
+            details={"zeroed": zeroed, "blocks": rows},
+        )  # fmt: skip
 
     def _free(self, blocks: Sequence[Block]) -> list[Block]:
         for pattern in self.ignore:

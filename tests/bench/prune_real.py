@@ -246,7 +246,7 @@ def budgets(subject: Subject, out: Path) -> list[str]:
         before, after = (Cost(at_size(each, inputs)) for each in (graph, twin))
         true = after.macs / before.macs if options.startswith("macs") else after.weights / before.weights
         cells.append(
-            f"{true:.3f}" + ("" if abs(report.passes[0].details["budget"]["achieved"] - true) < 1e-6 else " !")
+            f"{true:.3f}" + ("" if abs(report.passes[0].details["budget"]["achieved"] - true) < 1e-3 else " !")
         )
     return cells
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import graphopt as go
+from graphopt.analysis import propagate
 from graphopt.analysis.cost import Cost
 from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.errors import OptionError, PassError
@@ -47,8 +48,6 @@ def test_prediction_is_exact(model):
     wanted = {name: getattr(predicted, name)(counts) for name in ("params", "macs", "bytes")}
     twin = graph.clone()
     Removal(twin, ChannelCoupling(twin), components).apply()
-    from graphopt.analysis import propagate
-
     propagate(twin)
     assert figures(twin) == wanted
 
@@ -162,6 +161,43 @@ def test_latency_falls_to_the_target():
     assert 0.1 < figures(graph)["macs"] / figures(graph_of(256, 1024, 1024, 256))["macs"] < 0.9
 
 
+def pictures():
+    """Many multiply-accumulates where pictures are large, many parameters where they are small."""
+    graph, generator = go.Graph(), torch.Generator().manual_seed(0)
+    value = graph.add_input("x", go.TensorType.make(go.DType.FLOAT32, ("n", 3, "height", "width")))
+    for made, read, size in ((16, 3, 3), (16, 16, 3), (128, 16, 1), (8, 128, 1)):
+        if size == 1 and read == 16:
+            value = graph.add("AveragePool", value, kernel_shape=(8, 8), strides=(8, 8))
+        weight = graph.add_constant(torch.randn(made, read, size, size, generator=generator), f"w{made}_{read}")
+        value = graph.add("Relu", graph.add("Conv", value, weight))
+    graph.add_output(value, "y")
+    return graph
+
+
+def test_open_sizes_are_those_of_the_data():
+    graph, data = pictures(), torch.randn(4, 3, 96, 64)
+    report = go.optimize(graph, "prune-channels{macs=0.5}", [data], check=False)
+    whole = pictures()
+    propagate(whole)
+    sizes = {"height": 96, "width": 64}
+    part = Cost(graph, sizes).macs / Cost(whole, sizes).macs
+    assert part == pytest.approx(0.5, rel=0.02)
+    assert report.passes[0].details["budget"]["achieved"] == pytest.approx(part)
+    assert not any("height=1" in note for note in report.passes[0].notes)
+
+
+def test_open_sizes_that_nobody_tells_are_a_note():
+    report = go.optimize(pictures(), "prune-channels{params=0.5}", check=False)
+    assert not any("height" in note for note in report.passes[0].notes)
+    report = go.optimize(pictures(), "prune-channels{macs=0.5}", check=False)
+    assert any("counted at height=1, width=1: give data" in note for note in report.passes[0].notes)
+
+
+def test_latency_is_measured_at_sizes_that_run():
+    graph = pictures()  # which two pixels, as made-up inputs have them, are too small for
+    assert go.optimize(graph, "prune-channels{latency=0.8}", check=False).modified
+
+
 class SlowOnOddWidths:
     """A runtime that is as slow as ever until nearly all is gone."""
 
@@ -232,3 +268,33 @@ def test_multiply_accumulates_are_counted_at_the_sizes_of_the_data():
         go.optimize(graph, "prune-channels{macs=0.5}", [(x,)])
         assert Cost(graph, {"height": 48, "width": 64}).macs == pytest.approx(0.5 * before, rel=0.02)
     assert [v.shape for v in opened.constants] == [v.shape for v in fixed.constants]
+
+
+def upsampled():
+    """A neck: features enlarged to a finer level's size, which only numbers show to be the same, and added."""
+    graph, generator = go.Graph(), torch.Generator().manual_seed(0)
+    x = graph.add_input("x", go.TensorType.make(go.DType.FLOAT32, ("n", 3, "height", "width")))
+
+    def conv(value, made, read, stride):
+        weight = graph.add_constant(torch.randn(made, read, 3, 3, generator=generator), f"w{made}_{read}_{stride}")
+        return graph.add("Conv", value, weight, strides=(stride, stride), pads=(1, 1, 1, 1))
+
+    fine = graph.add("Relu", conv(x, 16, 3, 2))
+    scales = graph.add_constant(torch.tensor([1.0, 1, 2, 2]))
+    coarse = graph.add("Resize", conv(fine, 16, 16, 2), None, scales, mode="nearest")
+    hidden = graph.add("Relu", conv(graph.add("Add", fine, coarse), 24, 16, 1))
+    graph.add_output(conv(hidden, 2, 24, 1), "y")
+    return graph
+
+
+def test_sizes_that_expressions_do_not_show():
+    graph, whole = upsampled(), upsampled()
+    propagate(whole)
+    assert Cost(whole, {"height": 64, "width": 32}).macs == sum(
+        made * read * 9 * 64 * 32 // area for made, read, area in ((16, 3, 4), (16, 16, 16), (24, 16, 4), (2, 24, 4))
+    )
+    report = go.optimize(graph, "prune-channels{macs=0.5}", [torch.randn(1, 3, 64, 32)], check=False)
+    sizes = {"height": 64, "width": 32}
+    part = Cost(graph, sizes).macs / Cost(whole, sizes).macs
+    assert part == pytest.approx(0.5, rel=0.02)
+    assert report.passes[0].details["budget"]["achieved"] == pytest.approx(part)
