@@ -14,7 +14,7 @@ import torch
 from graphopt.errors import LoadError, SaveError
 from graphopt.ir import UNKNOWN, DType, MapType, OptionalType, SequenceType, TensorType, ValueType
 from graphopt.ir.dense import flat as elements_of
-from graphopt.ir.dims import format_dim, is_unnamed, normalise
+from graphopt.ir.dims import format_dim, is_unnamed, normalise, parse_dim
 from graphopt.ir.literals import SparseTensor, TypedTensor
 
 #: Metadata key of an Identity node that only gives a value a second name at the border of a graph.
@@ -297,4 +297,5 @@ def _write_dim(proto: onnx.TensorShapeProto.Dimension, dim: Any) -> None:
     if isinstance(dim, int):
         proto.dim_value = dim
     elif dim is not None and not is_unnamed(dim):
-        proto.dim_param = format_dim(dim)
+        # A name alone stands as it stood in the file, blanks and dots and all, unless it would be read as arithmetic.
+        proto.dim_param = str(dim) if dim.is_Symbol and parse_dim(str(dim)) == dim else format_dim(dim)

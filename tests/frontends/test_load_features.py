@@ -161,6 +161,14 @@ def test_unknown_ranks_and_nameless_dimensions():
     assert_close(run(to_onnx(graph), X, np.ones((1, 2, 4), np.float32)), [-np.maximum(X, 0), np.ones((1, 2, 4), "f")])
 
 
+@pytest.mark.parametrize("name", ["n", "p2o.DynamicDimension.0", "batch size", "2*n", "1st", "tokens@0", '"a + b"'])
+def test_names_of_dimensions_come_back_as_they_were(name):
+    proto = model([node("Relu", "x", "y")], [info("x", [name, 3])], [info("y", [name, 3])])
+    written = to_onnx(load(proto))
+    for value in (*written.graph.input, *written.graph.output):
+        assert [dim.dim_param for dim in value.type.tensor_type.shape.dim] == [name, ""]
+
+
 def test_sizes_that_nobody_has_named_are_equal_to_themselves():
     """HardSwish is recognised only where the shape is known to stay as it is."""
     three, six, zero = (onnx.numpy_helper.from_array(np.float32(n), name) for n, name in ((3, "c"), (6, "s"), (0, "o")))

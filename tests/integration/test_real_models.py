@@ -24,9 +24,11 @@ def filled(told, found):
     return all(a == b or a is None for a, b in zip(told, found, strict=True))
 
 
-def same_facts(original, written):
+def same_facts(original, written, misdeclared):
     a, b = facts(original), facts(written)
-    for key in ("inputs", "outputs"):
+    if misdeclared:  # nothing to hold on to
+        a.pop("outputs"), b.pop("outputs")
+    for key in ("inputs", "outputs")[: 2 - misdeclared]:
         for x, y in zip(a.pop(key), b.pop(key), strict=True):
             assert filled(x[2], y[2]), (x, y)
             assert (*x[:2], *x[3:]) == (*y[:2], *y[3:])
@@ -45,9 +47,10 @@ def test_a_real_file_computes_and_says_the_same(name, pipeline, tmp_path):
     go.save(graph, tmp_path / "out.onnx")
 
     original, written = onnx.load(model.path), onnx.load(tmp_path / "out.onnx")
-    same_facts(original, written)
-    assert written.ir_version == original.ir_version
-    assert opset(written) == max(opset(original), 18)  # 18 is the lowest that is chosen unasked
+    same_facts(original, written, model.misdeclared)
+    if pipeline or not model.misdeclared:  # ONNX's checker takes what is not true at some opsets only
+        assert written.ir_version == max(original.ir_version, 8)  # which came with opset 18
+        assert opset(written) == max(opset(original), 18)  # 18 is the lowest that is chosen unasked
     metadata = node_metadata(original.graph)
     kept = {name: each for name, each in node_metadata(written.graph).items() if name in metadata}
     for name, each in kept.items():
@@ -57,10 +60,10 @@ def test_a_real_file_computes_and_says_the_same(name, pipeline, tmp_path):
 
     outputs = [each.name for each in original.graph.output]
     want = list(stream(OrtSession(model.path).run, model, outputs, 1))
-    close(list(stream(OrtSession(tmp_path / "out.onnx").run, model, outputs, 1)), want, 1e-5)
+    close(list(stream(OrtSession(tmp_path / "out.onnx").run, model, outputs, 1)), want, model.tolerance)
     if pipeline == "simplify":
         return  # executed and called in the other two
-    close(list(stream(lambda feed: run(graph, feed), model, outputs, 1)), want, 1e-4)
+    close(list(stream(lambda feed: run(graph, feed), model, outputs, 1)), want, model.torch_tolerance)
     module = go.to_torch(graph)
 
     def call(feed):
@@ -68,4 +71,4 @@ def test_a_real_file_computes_and_says_the_same(name, pipeline, tmp_path):
             result = module(*(torch.from_numpy(np.array(feed[value.name])) for value in graph.inputs))
         return list(result) if isinstance(result, tuple) else [result]
 
-    close(list(stream(call, model, outputs, 1)), want, 1e-4)
+    close(list(stream(call, model, outputs, 1)), want, model.torch_tolerance)
