@@ -72,8 +72,8 @@ def replace(
 ) -> Swept:
     """Makes every reader of ``old[i]`` read ``new[i]``, and sweeps away what that leaves unused.
 
-    The names by which callers know the graph's outputs are the graph's own and stay. Values and nodes in `fresh` take
-    over the labels of what they replace, and its type where their own operator's rule knows less.
+    The names by which callers know the graph's outputs are the graph's own and stay. What an operator computes takes
+    over the type of what it replaces where its own rule knows less; values and nodes in `fresh` take over the labels.
 
     Raises:
         PassError: a new value cannot be what the old one was (element type or shape contradict each other).
@@ -83,6 +83,8 @@ def replace(
         if before is after:
             continue
         check_types(before, after)
+        if after.producer is not None:
+            after.type = merge(before.type, after.type, after.producer)
         if after.producer in made:
             _hand_on_labels(before, after)
         before.replace_uses(after)
@@ -90,7 +92,6 @@ def replace(
 
 
 def _hand_on_labels(before: Value, after: Value) -> None:
-    after.type = merge(before.type, after.type, after.producer) if after.producer else after.type
     after.name = before.name or after.name
     if before.doc:
         after.doc = before.doc

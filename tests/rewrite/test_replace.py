@@ -67,13 +67,29 @@ def test_labels_of_their_own_stay():
     assert (new.name or "", new.doc, new.producer.name, new.producer.doc) == (old.name or "mine", "my doc", "own", "")
 
 
-def test_values_that_were_there_before_keep_their_labels_and_types():
+def test_values_that_were_there_before_keep_their_labels():
     graph, op, x = drafted("n", 3)
     old, there = op.Neg(x), op.Abs(x)
     old.name, there.name = "old", "there"
     graph.add_output(old, "y")
     replace([old], [there])
     assert there.name == "there"
+
+
+def test_values_that_were_there_before_learn_what_only_the_old_type_told():
+    graph, op, x = drafted("n", 3)
+    there = Node("Unheard", [x], {}, 1, domain="custom")
+    graph.append(there)
+    old = op.Identity(there.output)
+    old.type = TensorType.make(DType.FLOAT32, ("n", 3))
+    graph.add_output(old, "y")
+    replace([old], [there.output])
+    assert there.output.type == TensorType.make(DType.FLOAT32, ("n", 3))
+    again = op.Identity(x)
+    again.type = TensorType.make(DType.FLOAT32, (2, 3))
+    graph.add_output(again, "z")
+    replace([again], [x])
+    assert x.type == TensorType.make(DType.FLOAT32, ("n", 3)), "what callers give is as it was declared"
 
 
 def test_a_fresh_value_keeps_what_only_the_old_type_told():
