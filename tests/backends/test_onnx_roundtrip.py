@@ -1,8 +1,6 @@
 """Nothing is lost on the way through: ONNX's own node tests and the zoo's exports, in and out again."""
 
-import glob
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,53 +12,38 @@ from graphopt.backends.onnx_model import to_onnx
 from graphopt.frontends.load import load
 from graphopt.ir import DType, Graph, TensorType
 from graphopt.models import ZOO
+from tests.onnx_cases import cases
 from tests.onnx_same import assert_close, assert_same, run
 
 # They differ from run to run, whoever runs them.
 RANDOM = ("bernoulli", "random", "training_dropout", "dropout_random")
 
 
-@pytest.fixture(scope="module")
-def backend_tests():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases overflow on purpose while they are made
-        from onnx.backend.test.loader import load_model_tests
-
-        return {kind: load_model_tests(kind=kind) for kind in ("node", "simple", "pytorch-converted",
-                                                               "pytorch-operator")}  # fmt: skip
-
-
-def message(path, info):
-    raw = Path(path).read_bytes()
-    match info.type.WhichOneof("value"):
-        case "sequence_type":
-            return numpy_helper.to_list(onnx.SequenceProto.FromString(raw))
-        case "optional_type":
-            return numpy_helper.to_optional(onnx.OptionalProto.FromString(raw))
-    return numpy_helper.to_array(onnx.TensorProto.FromString(raw))
+def numbers(given):
+    """Inputs and outputs of ONNX's tests as ONNX Runtime takes and gives them."""
+    match given:
+        case onnx.SequenceProto():
+            return numpy_helper.to_list(given)
+        case onnx.OptionalProto():
+            return numpy_helper.to_optional(given)
+        case onnx.TensorProto():
+            return numpy_helper.to_array(given)
+    return given
 
 
 def case_of(test):
     """A test's model, with the inputs and expected outputs of its first data set."""
-    if test.model is not None:
-        return test.model, *test.data_sets[0]
-    model = onnx.load(f"{test.model_dir}/model.onnx")
-    data = f"{test.model_dir}/test_data_set_0"
-    count = len(glob.glob(f"{data}/input_*.pb"))
-    return (
-        model,
-        [message(f"{data}/input_{i}.pb", info) for i, info in enumerate(model.graph.input[:count])],
-        [message(f"{data}/output_{i}.pb", info) for i, info in enumerate(model.graph.output)],
-    )
+    inputs, outputs = test.data[0]
+    return test.model, [numbers(each) for each in inputs], [numbers(each) for each in outputs]
 
 
 @pytest.mark.parametrize(
     ("kind", "accepted"), [("node", 1500), ("simple", 15), ("pytorch-converted", 55), ("pytorch-operator", 20)]
 )
-def test_what_onnx_runtime_runs_it_runs_afterwards(backend_tests, kind, accepted):
+def test_what_onnx_runtime_runs_it_runs_afterwards(kind, accepted):
     """What ONNX Runtime takes gives the same after load and to_onnx, and is the same graph when loaded again."""
     failures, same = [], 0
-    for test in backend_tests[kind]:
+    for test in cases(kind).values():
         model, inputs, _ = case_of(test)
         try:
             graph = load(model)
@@ -80,14 +63,14 @@ def test_what_onnx_runtime_runs_it_runs_afterwards(backend_tests, kind, accepted
             same += 1
         except Exception as error:
             failures.append(f"{test.name}: {error!r}"[:300])
-    assert not failures, f"{len(failures)} of {len(backend_tests[kind])}: " + "\n".join(failures[:20])
+    assert not failures, f"{len(failures)} of {len(cases(kind))}: " + "\n".join(failures[:20])
     assert same >= accepted
 
 
-def test_models_of_opset_6_that_onnx_runtime_no_longer_runs(backend_tests):
+def test_models_of_opset_6_that_onnx_runtime_no_longer_runs():
     """After the conversion it runs them, and the results are those that came with the files."""
     converted = 0
-    for test in [*backend_tests["pytorch-converted"], *backend_tests["pytorch-operator"]]:
+    for test in [*cases("pytorch-converted").values(), *cases("pytorch-operator").values()]:
         model, inputs, outputs = case_of(test)
         got = run(to_onnx(load(model)), *inputs)
         for mine, theirs in zip(got, outputs, strict=True):
