@@ -24,6 +24,8 @@ Figure: TypeAlias = Literal["params", "macs", "bytes", "latency"]
 
 #: A solution this far from its target (relative to the target) is as good as exact.
 TOLERANCE = 0.02
+#: Of so few groups one may have steps that are large beside the tolerance: combinations of steps are tried then.
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def solve(plan: Plan, figure: Callable[[np.ndarray], float], target: float, what
     low, high = _neighbours(plan, figure, target, low, high)
     best = _between(plan, figure, target, low, high)
     best = _mend(plan, figure, target, best)
+    if abs(figure(best) - target) > TOLERANCE * target and len(plan.groups) <= _FEW:
+        best = _exchange(plan, figure, target, best)
     achieved = figure(best)
     why = ""
     if abs(achieved - target) > TOLERANCE * target:
@@ -119,8 +123,26 @@ def _between(
     return min((after(a), after(b)), key=lambda counts: abs(figure(counts) - target))
 
 
-def _mend(plan: Plan, figure: Callable[[np.ndarray], float], target: float, counts: np.ndarray) -> np.ndarray:
-    """Takes or gives back single steps while that brings the figure closer, until it is close enough."""
+def _exchange(plan: Plan, figure: Callable[[np.ndarray], float], target: float, counts: np.ndarray) -> np.ndarray:
+    """One step of a group that leads away, made up for by steps of the others, where that comes closer."""
+    found = [counts]
+    for group in range(len(plan.groups)):
+        for direction in (1, -1):
+            step = plan.step(group, int(counts[group]), direction)
+            if step is not None:
+                moved = counts.copy()
+                moved[group] = step
+                found.append(_mend(plan, figure, target, moved, fixed=group))
+    return min(found, key=lambda each: abs(figure(each) - target))
+
+
+def _mend(
+    plan: Plan, figure: Callable[[np.ndarray], float], target: float, counts: np.ndarray, fixed: int = -1
+) -> np.ndarray:
+    """Takes or gives back single steps while that brings the figure closer, until it is close enough.
+
+    The group number `fixed` is left as it is.
+    """
     error = abs(figure(counts) - target)
     for _ in range(32):
         if error <= TOLERANCE * target / 4:
@@ -128,7 +150,7 @@ def _mend(plan: Plan, figure: Callable[[np.ndarray], float], target: float, coun
         direction = 1 if figure(counts) > target else -1
         candidates = []
         for group in range(len(plan.groups)):
-            step = plan.step(group, int(counts[group]), direction)
+            step = None if group == fixed else plan.step(group, int(counts[group]), direction)
             if step is not None:
                 moved = counts.copy()
                 moved[group] = step

@@ -30,6 +30,7 @@ import torch
 import graphopt as go
 from graphopt.analysis.cost import Cost
 from graphopt.analysis.shapes import propagate
+from graphopt.errors import PassError
 from graphopt.ir.names import unique_names
 from graphopt.pipeline import Context, run_pipeline
 from graphopt.pipeline.instruments import Equivalence, Verify
@@ -244,7 +245,7 @@ def budgets(subject: Subject, out: Path) -> list[str]:
         twin = graph.clone()
         try:
             report = go.optimize(twin, f"prune-channels{{{options},scope=global}}", [inputs], check=False)
-        except go.PassError as error:  # the budget is out of reach
+        except PassError as error:  # the budget is out of reach
             cells.append(said(error)[:120])
             continue
         before, after = (Cost(at_size(each, inputs)) for each in (graph, twin))

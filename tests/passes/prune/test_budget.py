@@ -15,7 +15,7 @@ from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.errors import OptionError, PassError
 from graphopt.models import ZOO, build
 from graphopt.passes.prune import PruneChannels
-from graphopt.passes.prune.budget import solve_latency
+from graphopt.passes.prune.budget import solve, solve_latency
 from graphopt.passes.prune.counts import PredictedCost
 from graphopt.passes.prune.plan import Limits, Plan
 from graphopt.passes.prune.removal import Removal
@@ -159,6 +159,18 @@ def test_latency_falls_to_the_target():
     assert report.passes[0].details["budget"]["figure"] == "latency"
     # Measured on a shared machine: in the neighbourhood is all that a test can ask.
     assert 0.1 < figures(graph)["macs"] / figures(graph_of(256, 1024, 1024, 256))["macs"] < 0.9
+
+
+def test_a_large_step_is_made_up_for_by_small_ones():
+    """At 0.28 no single step helps: the large group has to give one back, and the small one to lose some."""
+    coupling = ChannelCoupling(graph_of(4, 10, 40, 4))
+    groups, _ = eligible(coupling, (), 0.9)
+    large, small = sorted(range(2), key=lambda k: len(groups[k]))
+    scores = np.arange(coupling.atoms.components, dtype=float)
+    plan = Plan(groups, scores, scores, "global", Limits(max_ratio=0.9))
+    solution = solve(plan, lambda counts: 1 - 0.08 * counts[large] - 0.004 * counts[small], 0.3, "macs")
+    assert solution.achieved == pytest.approx(0.3, rel=0.02)
+    assert not solution.why
 
 
 def pictures():
