@@ -16,7 +16,7 @@ from graphopt.pipeline import register_alias
 
 register_alias(
     "quantize",
-    "equalize{above=8},insert-qdq,calibrate,limit-drop,measure-error,pack-weights",
+    "equalize{above=2},insert-qdq,calibrate,limit-drop,measure-error,pack-weights",
     doc="Static quantization for a target: even out channels far apart, place Q/DQ pairs, calibrate, report, pack.",
 )
 

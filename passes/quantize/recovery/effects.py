@@ -11,7 +11,10 @@ import torch
 from graphopt.ir import Graph, Node
 from graphopt.ops import record_of
 from graphopt.passes.quantize.calibration import run_float
+from graphopt.pipeline.context import Progress, no_progress
 
+#: Inputs of a graph, several times.
+Samples: TypeAlias = Sequence[Sequence[torch.Tensor]]
 #: Squared errors and squares of outputs, summed.
 Powers: TypeAlias = tuple[float, float]
 
@@ -74,11 +77,7 @@ def output_noise(graph: Graph, samples: Iterable[Sequence[torch.Tensor]]) -> flo
     return noise_ratio(_powers(graph, inputs, run_float(graph, inputs), everything) for inputs in samples)
 
 
-def effects(
-    graph: Graph,
-    samples: Sequence[Sequence[torch.Tensor]],
-    progress: Callable[[Iterable[Node], str, int | None], Iterator[Node]] = lambda items, _text, _total: iter(items),
-) -> list[Effect]:
+def effects(graph: Graph, samples: Samples, progress: Progress = no_progress) -> list[Effect]:
     """The effect of every quantized node, in topological order; two runs of the graph for each and sample.
 
     Args:
@@ -86,18 +85,31 @@ def effects(
         samples: inputs of the graph.
         progress: shows that work goes on.
     """
+    noise, everything = _noise_of(graph, samples), _quantizers(graph)
+    return [Effect(node, noise(own), noise(everything - own)) for node, own in _weighed(graph, progress)]
+
+
+def noise_alone(graph: Graph, samples: Samples, progress: Progress = no_progress) -> dict[Node, float]:
+    """What `Effect` calls ``alone`` for every quantized node, with half of the runs that all effects take."""
+    noise = _noise_of(graph, samples)
+    return {node: noise(own) for node, own in _weighed(graph, progress)}
+
+
+def _noise_of(graph: Graph, samples: Samples) -> Callable[[set[Node]], float]:
+    """Noise of the outputs, as a part of their power, with only the given Q and DQ nodes at work."""
     wanted = [run_float(graph, inputs) for inputs in samples]
-    everything = _quantizers(graph)
+
+    def noise(keep: set[Node]) -> float:
+        return noise_ratio(_powers(graph, x, exact, keep) for x, exact in zip(samples, wanted, strict=True))
+
+    return noise
+
+
+def _weighed(graph: Graph, progress: Progress) -> Iterator[tuple[Node, set[Node]]]:
+    """The quantized nodes, each with the Q and DQ nodes of what it reads and gives."""
     nodes = list(quantized_nodes(graph))
-    found = []
     for node in progress(nodes, "weighing layers", len(nodes)):
-        own = {*_pairs_read(node), *_pairs_given(node)}
-        alone, without = (
-            noise_ratio(_powers(graph, inputs, exact, keep) for inputs, exact in zip(samples, wanted, strict=True))
-            for keep in (own, everything - own)
-        )
-        found.append(Effect(node, alone, without))
-    return found
+        yield node, {*_pairs_read(node), *_pairs_given(node)}
 
 
 def _quantizers(graph: Graph) -> set[Node]:

@@ -124,3 +124,22 @@ def test_measure_effects_reports_and_changes_nothing():
         assert layers[name]["alone_db"] == pytest.approx(-10 * math.log10(effect.alone))
     assert "most harm: conv2d" in report.notes[0]
     assert report.details["all_db"] <= max(each["without_db"] for each in layers.values())
+
+
+def test_of_two_orders_the_faster_result_is_taken(tmp_path):
+    """The convolutions make the most noise; where only they save time, the rest goes back to float before them."""
+    costs = "[operators.{0}]\ncost.floats = {{ call = {1} }}\ncost.integers = {{ call = 0 }}\n"
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "generic"\nname = "mine"\n' + costs.format("Conv", 1e9) + costs.format("Gemm", 10))
+    left = {}
+    for everything in ("true", "false"):
+        graph = graph_of(uneven(SPREAD), images(1))
+        place = f'target="{path}",everything={everything}'
+        go.optimize(graph, f'insert-qdq{{{place}}},calibrate{{target="{path}"}}', images(2))
+        full = sum(1 for _ in pairs(graph))
+        report = go.optimize(
+            graph, f"limit-drop{{{place},max-drop=0.5}}", images(2),
+            evaluate=lambda graph, full=full: float(sum(1 for _ in pairs(graph)) < full),  # any layer will do
+        )  # fmt: skip
+        left[everything] = [name.partition("_")[0] for name in report.passes[-1].details["float"]]
+    assert left == {"true": ["Conv"], "false": ["Gemm"]}
