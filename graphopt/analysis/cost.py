@@ -160,6 +160,11 @@ def sample_sizes(inputs: Sequence[Value], tensors: Sequence[torch.Tensor]) -> di
     }
 
 
+def assumed_sizes(inputs: Iterable[Value], sizes: Mapping[str, int]) -> str:
+    """Text of the dimensions of one sample that `sizes` does not tell, "height=1, width=1"; empty when there are none."""
+    return ", ".join(f"{name}=1" for name in sorted(named_sizes(inputs) - sizes.keys()))
+
+
 def sized(dim: Dim, sizes: Mapping[str, int] = UNIT) -> int | None:
     """A dimension as a number: named ones have the size that `sizes` gives, or 1; ``None`` when it is unknown.
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from graphopt.analysis.cost import named_sizes
+from graphopt.analysis.cost import assumed_sizes
 from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.backends import to_onnx
 from graphopt.errors import PassError
@@ -45,9 +45,8 @@ class Solution:
 
 def unweighed(graph: Graph, sizes: Mapping[str, int]) -> str:
     """A note where multiply-accumulates were counted at open dimensions of 1, of which they are another part."""
-    unknown = sorted(named_sizes(graph.inputs) - sizes.keys())
-    shown = ", ".join(f"{name}=1" for name in unknown)
-    return f"multiply-accumulates were counted at {shown}: give data of the sizes in use" if unknown else ""
+    assumed = assumed_sizes(graph.inputs, sizes)
+    return f"multiply-accumulates were counted at {assumed}: give data of the sizes in use" if assumed else ""
 
 
 def solve(plan: Plan, figure: Callable[[np.ndarray], float], target: float, what: str) -> Solution:

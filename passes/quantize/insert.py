@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from graphopt.analysis.cost import named_sizes
+from graphopt.analysis.cost import assumed_sizes
 from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, Origin, Use, Value
 from graphopt.ir.names import unique_names
@@ -64,19 +64,15 @@ class InsertQDQ(Pass):
                 hint=why_nothing(graph, target.operators, bodies=False),
             )  # fmt: skip
         report = _report(graph, placement, target)
-        if placement.assignment is not None and (unknown := sorted(named_sizes(graph.inputs) - sizes.keys())):
-            report = replace(report, notes=(*report.notes, _unweighed(unknown)))
+        if placement.assignment is not None and (assumed := assumed_sizes(graph.inputs, sizes)):
+            note = f"time was weighed at {assumed}: give data of the sizes in use, or sizes={{...}}"
+            report = replace(report, notes=(*report.notes, note))
         if not placement.integer:
             return report
         unique_names(graph)
         _insert_activations(graph, placement, target, context)
         _insert_weights(graph, placement.weights, target)
         return report
-
-
-def _unweighed(names: list[str]) -> str:
-    shown = ", ".join(f"{name}=1" for name in names)
-    return f"time was weighed at {shown}, for want of anything better: give data, or sizes={{{names[0]}:...}}"
 
 
 def _report(graph: Graph, placement: Placement, target: Target) -> Changes:
