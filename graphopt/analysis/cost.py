@@ -161,7 +161,7 @@ def sample_sizes(inputs: Sequence[Value], tensors: Sequence[torch.Tensor]) -> di
 
 
 def assumed_sizes(inputs: Iterable[Value], sizes: Mapping[str, int]) -> str:
-    """Text of the dimensions of one sample that `sizes` does not tell, "height=1, width=1"; empty when there are none."""
+    """Text of the dimensions of one sample that `sizes` does not tell ("height=1, width=1"); empty without any."""
     return ", ".join(f"{name}=1" for name in sorted(named_sizes(inputs) - sizes.keys()))
 
 
