@@ -337,6 +337,10 @@ def attention_macs(node: Node) -> Dim:
     return D.product([q[0], heads.queries, q[sequence], total, depths])
 
 
-register(Operator("Attention", infer_attention, attention, relate_attention, attention_macs, shrink=shrink_attention))
+register(
+    Operator(
+        "Attention", infer_attention, attention, relate_attention, attention_macs, shrink=shrink_attention, addends=(3,)
+    )
+)
 
 __all__ = ["Heads", "attention"]

@@ -265,7 +265,7 @@ def relate_det(node: Node) -> Relation:
 
 register(
     Operator("MatMul", infer_matmul, matmul, relate_matmul, matmul_macs, inline=True),
-    Operator("Gemm", infer_gemm, gemm, relate_gemm, gemm_macs),
+    Operator("Gemm", infer_gemm, gemm, relate_gemm, gemm_macs, addends=(2,)),
     Operator("Einsum", infer_einsum, einsum, relate_einsum, einsum_macs, inline=True),
     Operator("Det", infer_det, det, relate_det, inline=True),
 )

@@ -309,6 +309,7 @@ register(
         recurrent_macs,
         domain=DOMAIN,
         normalises=all_dims,
+        addends=(3, 5, 6),
         codes={1: (8, 9), 2: (10, 11)},
     ),
     Operator("QLinearAdd", _infer_binary, qlinear_add, _relate_binary, domain=DOMAIN, codes=_TWO),

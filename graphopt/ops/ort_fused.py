@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from graphopt.errors import ShapeError
 from graphopt.ir import Dim, Node, TensorType, ValueType
 from graphopt.ir import dims as D
+from graphopt.ops.broadcast import relate_broadcast
 from graphopt.ops.conv import conv, conv_macs, infer_conv
 from graphopt.ops.infer import input_type, same_as
-from graphopt.ops.matmul import gemm, gemm_macs, infer_gemm, matmul_shape
+from graphopt.ops.matmul import gemm, gemm_macs, infer_gemm, matmul_shape, relate_gemm
 from graphopt.ops.microsoft import DOMAIN
 from graphopt.ops.record import Operator, attribute, hands_on, register
+from graphopt.ops.relation import Relation, labels
 
 #: Activations of FusedConv by name, with their parameters.
 ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -104,6 +106,11 @@ def fused_matmul_macs(node: Node) -> Dim:
     """Multiply-accumulates of FusedMatMul: an inner product for each element."""
     a, y = node.operand(0).shape, node.output.shape
     return None if a is None or y is None else D.mul(a[-2 if attribute(node, "transA") else -1], D.product(y))
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """com.microsoft Gelu, in its exact form."""
+    return F.gelu(x)
 
 
 def bias_gelu(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -219,15 +226,53 @@ def multi_head_attention_macs(node: Node) -> Dim:
     return D.mul(D.mul(D.mul(q[0], q[1]), k[1]), D.add(q[2], v[2]))
 
 
+# -- relations
+
+
+def relate_fused_conv(node: Node) -> Relation:
+    """As Conv's, with a sum."""
+    notation = "n (g i) *, (g o) i *, (g o), n (g o) * -> n (g o) *"
+    return labels(node, notation, {"g": attribute(node, "group")}, attributes={"group": "g"})
+
+
+def relate_fused_matmul(node: Node) -> Relation | None:
+    """As MatMul's, with a or b transposed."""
+    if attribute(node, "transBatchA") or attribute(node, "transBatchB"):
+        return None
+    left = "k" if node.operand(0).rank == 1 else "... k m" if attribute(node, "transA") else "... m k"
+    right = "k" if node.operand(1).rank == 1 else "... n k" if attribute(node, "transB") else "... k n"
+    result = [name for name, side in (("m", left), ("n", right)) if name in side]
+    return labels(node, f"{left}, {right} -> ... {' '.join(result)}")
+
+
+def relate_skip_norm(node: Node) -> Relation:
+    """As of a normalisation over the last dimension, of a sum that is a result, too."""
+    return labels(node, "... c, ... c, c, c, c -> ... c, ... _, ... _, ... c")
+
+
+def last_dimension(node: Node) -> tuple[int, ...]:
+    """The dimension that statistics run over."""
+    return ((node.operand(0).rank or 1) - 1,)
+
+
 register(
-    Operator("FusedConv", infer_conv, fused_conv, macs=conv_macs, domain=DOMAIN),
-    Operator("FusedGemm", infer_gemm, fused_gemm, macs=gemm_macs, domain=DOMAIN),
-    Operator("FusedMatMul", infer_fused_matmul, fused_matmul, macs=fused_matmul_macs, domain=DOMAIN),
-    Operator("BiasGelu", same_as(0), bias_gelu, domain=DOMAIN),
-    Operator("FastGelu", same_as(0), fast_gelu, domain=DOMAIN),
-    Operator("QuickGelu", same_as(0), quick_gelu, domain=DOMAIN, elementwise=True),
-    Operator("SkipLayerNormalization", infer_skip_norm, skip_layer_norm, domain=DOMAIN),
-    Operator("SkipSimplifiedLayerNormalization", infer_skip_norm, skip_rms_norm, domain=DOMAIN),
+    Operator("FusedConv", infer_conv, fused_conv, relate_fused_conv, conv_macs, domain=DOMAIN, addends=(3,)),
+    Operator("FusedGemm", infer_gemm, fused_gemm, relate_gemm, gemm_macs, domain=DOMAIN, addends=(2,)),
+    Operator(
+        "FusedMatMul", infer_fused_matmul, fused_matmul, relate_fused_matmul, fused_matmul_macs, domain=DOMAIN
+    ),
+    Operator("Gelu", same_as(0), gelu, relate_broadcast, domain=DOMAIN, elementwise=True),
+    Operator("BiasGelu", same_as(0), bias_gelu, relate_broadcast, domain=DOMAIN),
+    Operator("FastGelu", same_as(0), fast_gelu, relate_broadcast, domain=DOMAIN),
+    Operator("QuickGelu", same_as(0), quick_gelu, relate_broadcast, domain=DOMAIN, elementwise=True),
+    Operator(
+        "SkipLayerNormalization", infer_skip_norm, skip_layer_norm, relate_skip_norm, domain=DOMAIN,
+        normalises=last_dimension,
+    ),
+    Operator(
+        "SkipSimplifiedLayerNormalization", infer_skip_norm, skip_rms_norm, relate_skip_norm, domain=DOMAIN,
+        normalises=last_dimension,
+    ),
     Operator(
         "MultiHeadAttention", infer_multi_head_attention, multi_head_attention, macs=multi_head_attention_macs,
         domain=DOMAIN,

@@ -71,6 +71,7 @@ class Operator:
             operator to what is kept.
         reduces: what these dimensions hold: features (of a normalisation), alternatives (of which TopK takes some, and
             which Softmax weighs against each other), or terms (of a sum).
+        addends: inputs of which nothing is multiplied (biases, masks, states), where they may have a matrix's rank.
         codes: inputs that hold quantized numbers, with the inputs that hold their scale (``None``: it is applied
             elsewhere) and zero point.
     """
@@ -93,6 +94,7 @@ class Operator:
     shape_only: bool = False
     normalises: Callable[[Node], tuple[int, ...]] | None = None
     reduces: Literal["features", "alternatives", "terms"] = "features"
+    addends: Collection[int] = ()
     codes: Mapping[int, tuple[int | None, int]] = field(default_factory=dict)
 
     @cached_property

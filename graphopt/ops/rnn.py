@@ -255,7 +255,7 @@ def recurrent_macs(node: Node) -> Dim:
 
 register(
     *(
-        Operator(name, infer_recurrent, compute, relate_recurrent, recurrent_macs)
+        Operator(name, infer_recurrent, compute, relate_recurrent, recurrent_macs, addends=(3, 5, 6))
         for name, compute in (("RNN", rnn), ("GRU", gru), ("LSTM", lstm))
     )
 )

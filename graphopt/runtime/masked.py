@@ -7,7 +7,7 @@ restricted to the kept ones. The pruned graph and the coupling that led to it pl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class _Masked:
     def _adjust(self, node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
         dims, source = self._dims(node), node.input(0)
         if dims:
-            results = _restricted(node, self.tensors, dims, results, self.kept)
+            results = _restricted(node, self.tensors, dims, results)
         elif node.op == "DequantizeLinear" and source in self.constants:
             # Zero stands for a number of its own where the zero point is another.
             results = (_zeroed(results[0], self.kept[source.name], torch.zeros(())),)
@@ -122,19 +122,18 @@ def _restricted(
     tensors: Mapping[Value, Any],
     dims: Mapping[int, Sequence[int]],
     results: tuple[Any, ...],
-    kept: Kept,
 ) -> tuple[Any, ...]:
     """Runs a normalisation on the kept indices alone and puts zeros where the removed ones were."""
     along = _tied(node, dims)
     arguments: list[torch.Tensor | None] = []
-    for position, value in enumerate(node.inputs):
+    for value in node.inputs:
         if value is None:
             arguments.append(None)
             continue
         tensor = tensors.get(value, value.data)
-        own = {dim: indices for dim, indices in kept.get(value.name, {}).items() if (value, dim) in along}
-        for dim, indices in (dims if position == 0 else own).items():
-            tensor = tensor.index_select(dim, torch.as_tensor(indices, dtype=torch.long))
+        for dim in range(tensor.dim()):
+            if (value, dim) in along:
+                tensor = tensor.index_select(dim, torch.as_tensor(along[value, dim], dtype=torch.long))
         arguments.append(tensor)
     if any(each is not None and each.dtype is torch.float64 for each in arguments):
         arguments = [in_float64(each) for each in arguments]
@@ -156,14 +155,15 @@ def _restricted(
     return tuple(full)
 
 
-def _tied(node: Node, dims: Iterable[int]) -> set[DimRef]:
-    """The dimensions of the operands that run along some of input 0."""
+def _tied(node: Node, dims: Mapping[int, Sequence[int]]) -> dict[DimRef, Sequence[int]]:
+    """What is kept of these dimensions of input 0, and of all dimensions of the operands that run along them."""
     record, source = record_of(node), node.operand(0)
+    found = {(source, dim): indices for dim, indices in dims.items()}
     relation = record.relate(node) if record is not None and record.relate is not None else None
     if relation is None:
-        return set()
-    axes = [relation.axes[source, dim] for dim in dims if (source, dim) in relation.axes]
-    return {ref for ref, own in relation.axes.items() if own in axes}
+        return found
+    kept = {relation.axes[ref]: indices for ref, indices in found.items() if relation.axes.get(ref)}
+    return found | {ref: kept[axes] for ref, axes in relation.axes.items() if axes in kept}
 
 
 def _positions(node: Node) -> dict[int, int]:

@@ -56,7 +56,9 @@ def _read_by_layers(graph: Graph) -> set[Value]:
         if read and all(value.is_constant or value in derived for value in read):
             derived.update(node.outputs)
         record = record_of(node)
-        pending = read if record is not None and record.macs is not None else []
+        multiplies = record is not None and record.macs is not None
+        addends = record.addends if multiplies and record is not None else ()
+        pending = [v for i, v in enumerate(node.inputs) if v is not None and i not in addends] if multiplies else []
         while pending:
             value = pending.pop()
             if value.is_constant:

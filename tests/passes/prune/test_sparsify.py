@@ -164,6 +164,25 @@ def test_sparse_weights_reach_onnx_and_torch(case, tmp_path):
             np.testing.assert_array_equal(again[name], data)
 
 
+def test_what_is_added_stays_whole():
+    """Biases and states of a recurrent network, and what Gemm adds, may have two dimensions and are no weights."""
+    graph, generator = go.Graph(), torch.Generator().manual_seed(0)
+    x = graph.add_input("x", go.TensorType.make(go.DType.FLOAT32, (5, 2, 3)))
+
+    def constant(name, *shape):
+        return graph.add_constant(torch.randn(shape, generator=generator), name)
+
+    weights = [constant("w", 1, 16, 3), constant("r", 1, 16, 4), constant("bias", 1, 32)]
+    states = [None, constant("hidden", 1, 2, 4), constant("cell", 1, 2, 4)]
+    node = graph.append(go.Node("LSTM", [x, *weights, *states], {"hidden_size": 4}, 3))
+    last = graph.add("Squeeze", node.outputs[1], graph.add_constant(torch.tensor([0])))
+    graph.add_output(graph.add("Gemm", last, constant("v", 4, 6), constant("added", 2, 6)), "y")
+    report = go.optimize(graph, "sparsify{ratio=0.5}")
+    zeros = {value.name: int((value.data == 0).sum()) for value in graph.constants if value.dtype.is_float}
+    assert zeros == {"w": 24, "r": 32, "bias": 0, "hidden": 0, "cell": 0, "v": 12, "added": 0}
+    assert "68 of 136 weights" in report.passes[0].notes[0]
+
+
 @pytest.mark.parametrize("text", [
     "ratio=1", "threshold=-1", "pattern=4of2", "pattern=half", "factor=1", "criterion=fpgm", "scope=uniform",
     'threshold=0.1,pattern="2:4"',
