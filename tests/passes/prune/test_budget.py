@@ -13,18 +13,14 @@ from graphopt.analysis import propagate
 from graphopt.analysis.cost import Cost
 from graphopt.analysis.coupling import ChannelCoupling
 from graphopt.errors import OptionError, PassError
-from graphopt.models import ZOO, build
+from graphopt.models import ZOO
 from graphopt.passes.prune import PruneChannels
 from graphopt.passes.prune.budget import solve, solve_latency
 from graphopt.passes.prune.counts import PredictedCost
 from graphopt.passes.prune.plan import Limits, Plan
 from graphopt.passes.prune.removal import Removal
 from graphopt.passes.prune.selection import eligible
-
-
-def capture(name):
-    module, args = build(name)
-    return go.capture(module, args)
+from tests.zoo import captured
 
 
 def figures(graph):
@@ -34,7 +30,7 @@ def figures(graph):
 
 @pytest.fixture(scope="module", params=ZOO)
 def model(request):
-    return request.param, capture(request.param)
+    return request.param, captured(request.param)
 
 
 def test_prediction_is_exact(model):
@@ -72,7 +68,7 @@ def test_budgets_are_met_within_two_percent(model, figure, target):
 @pytest.mark.parametrize("options", [{"macs": 0.5}, {"params": 0.4, "scope": "global"}])
 def test_pruned_to_a_budget_is_still_the_masked_original(options):
     for name in ("resnext", "mobilenet_v3", "vit"):
-        assert go.optimize(capture(name), [PruneChannels(**options)]).modified
+        assert go.optimize(captured(name), [PruneChannels(**options)]).modified
 
 
 def mlp(*widths):
@@ -122,8 +118,7 @@ def test_max_ratio_binds_under_a_budget():
 
 
 def test_isomorphic_groups_are_ranked_among_themselves():
-    module, args = build("vit")
-    graph = go.capture(module, args)
+    graph = captured("vit")
     report = go.optimize(graph, "prune-channels{ratio=0.5,scope=isomorphic}")
     table = report.passes[0].details["groups"]
     for kind in ("ffn", "heads"):
@@ -137,7 +132,7 @@ def test_isomorphic_groups_are_ranked_among_themselves():
     ("swin", "heads"), ("resnext", "groups"), ("resnext", "channels"), ("lstm_tagger", "hidden"),
 ])  # fmt: skip
 def test_kinds(name, kind):
-    graph = capture(name)
+    graph = captured(name)
     report = go.optimize(graph, f"prune-channels{{ratio=0.5,kinds={kind}}}")
     assert {row["kind"] for row in report.passes[0].details["groups"]} == {kind}
     if kind == "groups":
