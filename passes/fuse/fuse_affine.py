@@ -10,6 +10,7 @@ from graphopt.passes.fuse.activations import ends_gelu
 from graphopt.passes.fuse.affine import of_arithmetic, scaling, shifting
 from graphopt.passes.fuse.constants import FusePass
 from graphopt.passes.fuse.linear import Linear, LinearRule, convolution, product
+from graphopt.passes.fuse.norms import scales_rms
 from graphopt.passes.simplify.conditions import stretches
 from graphopt.pipeline import register
 from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Var
@@ -33,6 +34,8 @@ class _Before(LinearRule):
             return m.fail("the constant may stretch what the layer reads")
         if ends_gelu(m.node("affine")):
             return m.fail("it is the last factor of a Gelu, which runtimes compute as one")
+        if scales_rms(m.node("affine")):
+            return m.fail("it is the scale of a norm, which runtimes compute as one")
         affine = of_arithmetic(m, m["c"], layer.axis, layer.channels_in)
         return affine if isinstance(affine, Failure) else self.before(op, m, layer, affine)
 
@@ -75,7 +78,8 @@ class LinearShift(_After):
 class ScaleConv(_Before):
     """conv(x * c), conv(x / c) is a conv with scaled weights. Contract: exact.
 
-    Conditions: as `ConvScale`; c does not stretch x, whose channels are known, and is not the half of a Gelu.
+    Conditions: as `ConvScale`; c does not stretch x, whose channels are known, and is not the half of a Gelu, or the
+    scale of a root-mean-square norm in primitives.
     """
 
     def pattern(self, op: Patterns, x: Var, w: Var, c: Var, b: Any = None) -> Pattern:

@@ -16,7 +16,7 @@ from graphopt.passes.fuse.affine import channel_vector
 from graphopt.passes.fuse.numbers import near, number, scalar, squared
 from graphopt.passes.fuse.recognition import Recognition
 from graphopt.passes.simplify.conditions import same_shape
-from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Var
+from graphopt.rewrite import Failure, Match, Pattern, Patterns, Result, Rule, Var
 
 
 def _mean(op: Patterns, x: Any, axes: Var, name: str) -> Pattern:
@@ -85,7 +85,49 @@ class RmsOfMeans(Recognition):
         extents = [extent for extent in shape[axes[0] :] if isinstance(extent, int)]
         if len(extents) < len(axes):
             return m.fail("the normalised extents are not known")
-        return op.RMSNormalization(x, _filled(op, x, extents, 1), axis=axes[0] - len(shape), epsilon=epsilon)
+        return self.make(op, m, extents, epsilon)
+
+    def make(self, op: Builder, m: Match, extents: list[int], epsilon: float) -> Result:
+        """The normalisation of x over its last dimensions, which have the given extents."""
+        return op.RMSNormalization(m["x"], _filled(op, m["x"], extents, 1), axis=-len(extents), epsilon=epsilon)
+
+
+class RmsAsExported(RmsOfMeans):
+    """x / sqrt(mean(x ** 2) + epsilon) in other ways is in this one, which runtimes compute in one kernel.
+
+    For files whose opset has no RMSNormalization (ONNX Runtime's SimplifiedLayerNormFusion looks for Pow and Div).
+    Contract: exact. Conditions: as `RmsOfMeans`; it is not in that form.
+    """
+
+    def make(self, op: Builder, m: Match, extents: list[int], epsilon: float) -> Result:
+        x, mean = m["x"], m.node("square")
+        square = mean.operand(0).producer
+        if m.root.op == "Div" and square is not None and square.op == "Pow":
+            return m.fail("it is in the form that runtimes compute in one kernel")
+        squares = op.like(mean, op.Pow(x, op.constant(2.0, like=x)), m["a"])
+        return op.Div(x, op.Sqrt(op.Add(squares, m["e"])))
+
+
+class _ScaledRms(RmsOfMeans):
+    """What the scale of such a normalisation looks like."""
+
+    def pattern(self, op: Patterns, x: Var, a: Var, e: Var) -> Pattern:
+        return op.Mul(super().pattern(op, x, a, e), op.constant())
+
+
+def scales_rms(node: Node) -> bool:
+    """True for the scale behind a root-mean-square norm in primitives, which runtimes compute in one kernel with it."""
+    return _SCALED_RMS.compiled.match(node, lambda _: True)
+
+
+class _Square(Rule):
+    """x * x or x ** 2."""
+
+    def pattern(self, op: Patterns, x: Var) -> Pattern:
+        return squared(op, x)
+
+
+_SCALED_RMS, _SQUARE = _ScaledRms(), _Square()
 
 
 class GroupOfInstance(Recognition):
@@ -202,7 +244,7 @@ def _norm(op: Patterns, names: str, x: Var, s: Var, b: Any) -> Pattern:
 class GlobalPoolOfMean(Recognition):
     """ReduceMean over all dimensions behind the channels, which stay with one element, is a GlobalAveragePool.
 
-    Contract: exact. Condition: floats.
+    Contract: exact. Conditions: floats; not of squares, which are part of a norm that runtimes know by its nodes.
     """
 
     def pattern(self, op: Patterns, x: Var, a: Var) -> Pattern:
@@ -210,11 +252,13 @@ class GlobalPoolOfMean(Recognition):
 
     def recognise(self, op: Builder, m: Match) -> Result:
         x = m["x"]
+        if x.producer is not None and _SQUARE.compiled.match(x.producer, lambda _: True):
+            return m.fail("it is the mean of squares")
         axes = _reduced(x, m["a"])
         if x.rank is None or x.rank < 3 or axes != list(range(2, x.rank)) or not x.dtype.is_float:
             return m.fail("it does not run over all dimensions behind the channels")
         return op.GlobalAveragePool(x)
 
 
-RULES = (NormOfMeans, RmsOfMeans, GroupOfInstance, NormScale, NormShift)
+RULES = (NormOfMeans, RmsOfMeans, RmsAsExported, GroupOfInstance, NormScale, NormShift)
 __all__ = ["RULES", "GlobalPoolOfMean", "scalar"]

@@ -17,9 +17,10 @@ _MODERATE = 1e6
 
 
 class PowerOfNumber(Rule):
-    """x ** 2 is x * x, x ** 0.5 is Sqrt(x), x ** -1 is Reciprocal(x). Condition: floats of one type.
+    """x ** 2 is x * x, x ** 0.5 is Sqrt(x), x ** -1 is Reciprocal(x).
 
-    Of minus infinity the root is NaN, where C's pow has infinity.
+    Conditions: floats of one type; no mean is taken of the squares: by x ** 2 runtimes find a root-mean-square norm. Of
+    minus infinity the root is NaN, where C's pow has infinity.
     """
 
     def pattern(self, op: Patterns, x: Var, n: Var) -> Pattern:
@@ -30,6 +31,8 @@ class PowerOfNumber(Rule):
         if not x.dtype.is_float or stretches(n, x):
             return m.fail("it is not computed on floats, or the exponent stretches x")
         exponent = float(m.data("n").flatten()[0])
+        if exponent == 2 and any(user.op == "ReduceMean" for user in m.root.output.users):
+            return m.fail("runtimes find a norm by this power")
         if exponent == 2:
             return op.Mul(x, x)
         return op.Sqrt(x) if exponent == 0.5 else op.Reciprocal(x)

@@ -87,6 +87,22 @@ def layers_behind_a_gelu(d):
     return d.Conv(_gelu(d, x), d.weight(4, 4, 1, 1)), d.MatMul(_gelu(d, x), d.weight(4, 4))
 
 
+def _rms(d, x, square):
+    return d.Div(x, d.Sqrt(d.Add(d.ReduceMean(square, [-1], keepdims=1), d.full(1e-6))))
+
+
+@miss(A.ScaleLinear, reason="the scale of a norm")
+def product_behind_a_norm(d):
+    x = d.input("n", 6)
+    return d.MatMul(d.Mul(_rms(d, x, d.Pow(x, d.full(2))), d.weight(6)), d.weight(6, 4))
+
+
+@match(A.ScaleLinear)
+def product_behind_what_is_no_norm(d):
+    x = d.input("n", 6)
+    return d.MatMul(d.Mul(_rms(d, x, d.Abs(x)), d.weight(6)), d.weight(6, 4))
+
+
 @match(A.ScaleConv)
 def conv_behind_what_is_no_gelu(d):
     x = d.input("n", 4, 4, 4)

@@ -82,6 +82,32 @@ def rms_in_an_old_file(d):
     return d.Div(x, d.Sqrt(d.Add(d.ReduceMean(d.Mul(x, x), [1], keepdims=1), d.full(1e-6))))
 
 
+@match(N.RmsAsExported, 3)
+def rms_in_forms_that_runtimes_do_not_know(d):
+    x = d.input("n", 3, d.size(4))
+
+    def root(square):
+        return d.Sqrt(d.Add(d.ReduceMean(square, [-1], keepdims=1), d.full(1e-6)))
+
+    inverse = d.Pow(d.Add(d.ReduceMean(d.Mul(x, x), [2], keepdims=1), d.full(1e-5)), d.full(-0.5))
+    by_factor = d.Mul(x, d.Reciprocal(root(d.Pow(x, d.full(2)))))
+    return d.Mul(d.Div(x, root(d.Mul(x, x))), d.weight(1)), by_factor, d.Mul(x, inverse)
+
+
+@miss(N.RmsAsExported, reason="it is in the form that runtimes compute in one kernel")
+def rms_in_the_form_that_runtimes_know(d):
+    x = d.input("n", 4)
+    mean = d.ReduceMean(d.Pow(x, d.full(2)), [-1], keepdims=1)
+    return d.Mul(d.Div(x, d.Sqrt(d.Add(mean, d.full(1e-6)))), d.weight(4))
+
+
+@miss(N.RmsAsExported)
+def root_of_a_mean_of_cubes(d):
+    x = d.input("n", 4)
+    mean = d.ReduceMean(d.Pow(x, d.full(3)), [-1], keepdims=1)
+    return d.Div(x, d.Sqrt(d.Add(mean, d.full(1e-6))))
+
+
 @match(N.GroupOfInstance)
 def group_norm(d):
     x = d.input("n", 6, d.size(3), 4)
@@ -152,6 +178,14 @@ def norm_shifted_along_the_rows(d):
 def global_pools(d):
     x = d.input("n", d.size(3), 4, 5)
     return d.ReduceMean(x, [3, 2], keepdims=1), d.ReduceMean(d.input("n", 3, 4), [-1], keepdims=1)
+
+
+@miss(N.GlobalPoolOfMean, reason="the mean of squares")
+def means_of_squares(d):
+    x = d.input("n", 3, 4)
+    y = d.Neg(x)
+    means = (d.ReduceMean(square, [2], keepdims=1) for square in (d.Mul(x, x), d.Pow(y, d.full(2))))
+    return tuple(means)
 
 
 @miss(N.GlobalPoolOfMean, reason="all dimensions")

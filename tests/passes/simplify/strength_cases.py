@@ -133,6 +133,11 @@ def powers_that_stretch(d):
     return d.Pow(d.input(3), d.full(2, 2, 1))
 
 
+@miss(P.PowerOfNumber, reason="runtimes find a norm by this power")
+def squares_of_which_the_mean_is_taken(d):
+    return d.ReduceMean(d.Pow(d.input("n", 3), d.full(2)), [-1], keepdims=1)
+
+
 @miss(P.DivideByConstant, reason="runtimes find a Gelu by this division")
 def division_in_a_gelu(d):
     return d.Erf(d.Div(d.input("n", 3), d.full(2**0.5)))
