@@ -1,4 +1,4 @@
-"""What ONNX Runtime computes in one kernel, found by the nodes of a file: it finds it still when they are simplified."""
+"""What ONNX Runtime computes in one kernel, found by the nodes of a file, it finds still when they are simplified."""
 
 from collections import Counter
 
@@ -41,8 +41,8 @@ FORMS = {
     ),
     "a layer norm": (
         "LayerNormalization",
-        "m0 = ReduceMean<axes=[-1]>(x) x0 = Sub(x, m0) s = Pow(x0, two) m = ReduceMean<axes=[-1]>(s) e = Add(m, eps) "
-        "r = Sqrt(e) d = Div(x0, r) f = Mul(d, g) y = Add(f, g)",
+        "mean = ReduceMean<axes=[-1]>(x) c = Sub(x, mean) s = Pow(c, two) m = ReduceMean<axes=[-1]>(s) e = Add(m, eps) "
+        "r = Sqrt(e) d = Div(c, r) f = Mul(d, g) y = Add(f, g)",
     ),
 }  # fmt: skip
 
@@ -81,6 +81,4 @@ def test_it_is_found_after_simplifying_and_fusing(name, tmp_path):
     after, got = optimised(go.to_onnx(graph), tmp_path / "after.onnx")
     assert after == {"MatMul": 2, kernel: 1}
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-    assert not any(
-        report.changes for report in go.optimize(graph, "simplify,fuse").passes if hasattr(report, "changes")
-    )
+    assert not go.optimize(graph, "simplify,fuse").modified
