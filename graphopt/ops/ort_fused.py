@@ -17,7 +17,7 @@ from graphopt.ops.infer import input_type, same_as
 from graphopt.ops.matmul import gemm, gemm_macs, infer_gemm, matmul_shape, relate_gemm
 from graphopt.ops.microsoft import DOMAIN
 from graphopt.ops.record import Operator, attribute, hands_on, register
-from graphopt.ops.relation import Relation, labels
+from graphopt.ops.relation import Relation, Shrinkage, labels
 
 #: Activations of FusedConv by name, with their parameters.
 ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -250,6 +250,36 @@ def relate_skip_norm(node: Node) -> Relation:
     return labels(node, "... c, ... c, c, c, c -> ... c, ... _, ... _, ... c")
 
 
+def relate_multi_head_attention(node: Node) -> Relation | None:
+    """Heads and the elements inside them, of the bias too; sequences are frozen, as the softmax runs over all keys."""
+    query, key, value = (node.operand(index) for index in range(3))
+    heads, width, depth = attribute(node, "num_heads"), (query.shape or (None,))[-1], (value.shape or (None,))[-1]
+    if not isinstance(width, int) or not isinstance(depth, int) or width % heads or depth % heads:
+        return None
+    mask = node.input(5)
+    names = zip(("n", "h", "!q", "!s"), () if mask is None else mask.shape or (), strict=False)
+    scores = " ".join("_" if size == 1 else name for name, size in names)
+    relation = labels(
+        node, f"n !q (h d), n !s (h d), n !s (h e), -, n !s, {scores} -> n !q (h e)",
+        {"h": heads, "d": width // heads, "e": depth // heads},
+        dict.fromkeys("qs", "a sequence that attention runs over"), {"num_heads": "h"},
+    )  # fmt: skip
+    bias, start = node.input(3), 0
+    for part, size in ((query, width), (key, width), (value, depth)):
+        if bias is not None:
+            relation.select((part, 2), (bias, 0), range(start, start + size))
+        start += size
+    return relation
+
+
+def shrink_multi_head_attention(node: Node, edit: Shrinkage) -> None:
+    """States the scale that the original depth of a head implied."""
+    query = node.operand(0)
+    width = edit.old_size(query, 2)
+    if edit.kept(query, 2) is not None and isinstance(width, int) and not attribute(node, "scale"):
+        node.attributes["scale"] = (width // attribute(node, "num_heads")) ** -0.5
+
+
 def last_dimension(node: Node) -> tuple[int, ...]:
     """The dimension that statistics run over."""
     return ((node.operand(0).rank or 1) - 1,)
@@ -274,8 +304,8 @@ register(
         normalises=last_dimension,
     ),
     Operator(
-        "MultiHeadAttention", infer_multi_head_attention, multi_head_attention, macs=multi_head_attention_macs,
-        domain=DOMAIN,
+        "MultiHeadAttention", infer_multi_head_attention, multi_head_attention, relate_multi_head_attention,
+        multi_head_attention_macs, shrink=shrink_multi_head_attention, domain=DOMAIN, addends=(3, 4, 5),
     ),
 )  # fmt: skip
 

@@ -58,7 +58,7 @@ def _of_products(node: Node, relation: Relation, derived: Collection[Value]) -> 
         values = _labels(relation, node.input(2)) if len(node.inputs) > 2 else set()
         yield from ((label, "head-dim") for label in (first | second | values) - (first & result))
         return
-    if relation.attributes.get("hidden_size") or len(node.inputs) > 3:
+    if "gates" in second:
         yield from ((label, "hidden") for label in _labels(relation, node.input(2)) & result)
     grouped = relation.attributes.get("group")
     if grouped is not None:

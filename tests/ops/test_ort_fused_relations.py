@@ -67,3 +67,18 @@ def test_norms_of_a_sum(centred, broadcast):
 
     op = "SkipLayerNormalization" if centred else "SkipSimplifiedLayerNormalization"
     check_relation(op, inputs, "~1 ~2 c", outputs=4, compare=4, oracle=oracle, domain=DOMAIN)
+
+
+@pytest.mark.parametrize("mask", [None, (2, 3, 4, 5), (1, 1, 4, 5)])
+@pytest.mark.parametrize("scale", [0.0, 0.7])
+def test_attention(mask, scale):
+    inputs = [array(2, 4, 12), array(2, 5, 12), array(2, 5, 6), None, None, None if mask is None else array(*mask)]
+    attributes = {"num_heads": 3, "domain": DOMAIN} | ({"scale": scale} if scale else {})
+    check_relation("MultiHeadAttention", inputs, "n h d e", **attributes)
+
+
+def test_attention_of_another_width_says_nothing():
+    _, node = graph_of(
+        "MultiHeadAttention", [array(2, 4, 12), array(2, 5, 12), array(2, 5, 6)], num_heads=5, domain=DOMAIN
+    )
+    assert record_of(node).relate(node) is None
