@@ -28,7 +28,7 @@ import numpy as np
 from tests.bench.quantize_quality import separately, session
 from tests.bench.text_lines import Line, alphabet, distance, exact, lines, padded, read
 
-TOOLS = ("fused float", "graphopt", "graphopt all", "quantize_static", "quantize_static per tensor", "nncf")
+TOOLS = ("fused float", "graphopt", "graphopt all", "graphopt within 20 dB", "quantize_static", "nncf")
 BATCH = 8
 
 

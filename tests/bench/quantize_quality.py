@@ -111,6 +111,7 @@ OURS = "simplify,fuse,quantize{target=ort-cpu}"
 TOOLS: dict[str, Callable[[], Tool]] = {
     "graphopt": lambda: _graphopt(OURS),
     "graphopt all": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,everything=true}"),
+    "graphopt within 20 dB": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,max-drop=0.01}"),
     "graphopt minmax": lambda: _graphopt("simplify,fuse,quantize{target=ort-cpu,method=minmax}"),
     "quantize_static": lambda: _onnxruntime("MinMax"),
     "quantize_static percentile": lambda: _onnxruntime("Percentile"),
