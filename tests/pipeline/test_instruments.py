@@ -96,6 +96,8 @@ def test_rounding_is_no_broken_promise_of_a_masked_pass():
     check = run(graph, [KeepSome()], Equivalence(inputs=[torch.rand(2, 4, generator=generator)])).passes[0].checks
     assert check["equivalence"]["max_rel"] > 1e-4
     assert check["equivalence"]["summary"].endswith("by rounding (not in float64)")
+    with pytest.raises(EquivalenceError, match=r"tolerance 0\.0001"):  # which somebody asked for
+        run(twin.clone(), [KeepSome()], Equivalence(1e-4, inputs=[torch.rand(2, 4, generator=generator)]))
     with pytest.raises(EquivalenceError, match="promised masked"):
         run(twin, [KeepSome(lie=True)], Equivalence(inputs=[torch.rand(2, 4, generator=generator)]))
 
