@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from graphopt.analysis.cost import UNIT
 from graphopt.ir import Graph, Node, Value
-from graphopt.passes.quantize.profit import border_cost, nanoseconds, terms_of
+from graphopt.passes.quantize.profit import InUse, nanoseconds
 from graphopt.targets import OperatorRule, Target
 
 _SOURCE, _SINK = 0, 1
@@ -111,15 +111,16 @@ def cheapest(graph: Graph, units: Sequence[Unit], target: Target, sizes: Mapping
     network = _Network()
     vertices = {unit: network.vertex() for unit in units}
     float_ns = 0.0
+    shaped = InUse(graph, sizes)
     for unit, vertex in vertices.items():
-        terms, cost = terms_of(unit.node, sizes), unit.rule.cost_of(unit.node)
+        terms, cost = shaped.terms(unit.node), unit.rule.cost_of(unit.node)
         in_float = nanoseconds(cost.floats, terms)
         float_ns += in_float
         network.edge(_SOURCE, vertex, in_float)
         network.edge(vertex, _SINK, nanoseconds(cost.integers, terms))
     producers = {value: unit for unit in units for value in unit.results}
     for value, readers in _readers(units, producers):
-        _add_borders(network, value, producers.get(value), readers, vertices, target, sizes)
+        _add_borders(network, value, producers.get(value), readers, vertices, target, shaped)
     integer, chosen_ns = network.source_side()
     return Assignment([unit for unit in units if vertices[unit] in integer], float_ns, chosen_ns)
 
@@ -141,7 +142,7 @@ def _add_borders(
     readers: Sequence[Unit],
     vertices: dict[Unit, int],
     target: Target,
-    sizes: Mapping[str, int],
+    shaped: InUse,
 ) -> None:
     made_by = _SINK if producer is None else vertices[producer]
     reading = {unit.node for unit in readers}
@@ -150,15 +151,15 @@ def _add_borders(
     if readers:
         entry = network.vertex()  # on integers when any reader is
         held = follows and only_units
-        network.edge(entry, made_by, float("inf") if held else border_cost(target.quantize, value, sizes))
+        network.edge(entry, made_by, float("inf") if held else shaped.border_cost(target.quantize, value))
         for reader in readers:
             network.edge(vertices[reader], entry, float("inf"))
             entering = reader.rule.cost_of(reader.node).entering
-            network.edge(vertices[reader], made_by, nanoseconds(entering, terms_of(reader.node, sizes)))
+            network.edge(vertices[reader], made_by, nanoseconds(entering, shaped.terms(reader.node)))
     if producer is None or producer.writes_floats:
         return
     leaving = network.vertex()  # in float when any reader is
-    network.edge(made_by, leaving, border_cost(target.dequantize, value, sizes))
+    network.edge(made_by, leaving, shaped.border_cost(target.dequantize, value))
     for reader in readers:
         network.edge(leaving, vertices[reader], float("inf"))
     if not only_units:

@@ -83,7 +83,10 @@ def _onnxruntime(method: str, per_channel: bool = True) -> Tool:
         if model.opset_import[0].version < 13:  # scales per channel need it
             onnx.save(onnx.version_converter.convert_version(model, 13), prepared)
             source = prepared
-        quant_pre_process(source, prepared)
+        try:
+            quant_pre_process(source, prepared)
+        except Exception:  # the tool raises this class itself where it cannot follow all shapes; its hint is this option
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=per_channel,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=False,

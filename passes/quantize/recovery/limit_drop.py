@@ -14,7 +14,7 @@ from graphopt.errors import OptionError
 from graphopt.ir import Graph, Node
 from graphopt.passes.quantize.insert import InsertQDQ
 from graphopt.passes.quantize.pairs import activation_pairs, pairs, strip
-from graphopt.passes.quantize.profit import nanoseconds, terms_of
+from graphopt.passes.quantize.profit import InUse, nanoseconds
 from graphopt.passes.quantize.recovery.effects import noise_alone, output_noise, quantized_nodes
 from graphopt.pipeline import Changes, Context, Contract, Pass, register
 from graphopt.runtime.measure import accuracy
@@ -77,7 +77,7 @@ class LimitDrop(Pass):
         plain, scales = _stripped(graph), _scales(graph)
         searches = [
             _Search(self, context, plain, scales, order, {0: first}, lambda twin: best - measure(twin))
-            for order in self._orders(noise, context)
+            for order in self._orders(graph, noise, context)
         ]
         found = [(search.fewest(), search) for search in searches]
         fewest, search = min(found, key=lambda each: each[1].modelled_ns.get(each[0], float("inf")))
@@ -86,10 +86,11 @@ class LimitDrop(Pass):
             self._quantize(graph, context, search.names[:fewest], scales)
         return self._report(search, fewest, measure.what)
 
-    def _orders(self, noise: Mapping[Node, float], context: Context) -> Iterator[dict[str, float]]:
+    def _orders(self, graph: Graph, noise: Mapping[Node, float], context: Context) -> Iterator[dict[str, float]]:
         """Names of the nodes in the orders in which they may go back to float, each with its time in float."""
         target, sizes = load_target(self.target), {**context.sizes, **self.sizes}
-        times = {node: _times(node, target, sizes) for node in noise}
+        shaped = InUse(graph, sizes)
+        times = {node: _times(node, target, shaped) for node in noise}
         by_noise = sorted(noise, key=lambda node: -noise[node])
         yield {node.name: times[node][0] for node in by_noise}
         if target.costed and not self.everything:
@@ -178,12 +179,12 @@ class _Search:
         return len(self.names) if high == float_from else high
 
 
-def _times(node: Node, target: Target, sizes: Mapping[str, int]) -> tuple[float, float]:
+def _times(node: Node, target: Target, shaped: InUse) -> tuple[float, float]:
     """Modelled nanoseconds of a node in float and on integers, by itself."""
     rule = target.rule(node)
     if rule is None:
         return 0.0, 0.0
-    cost, terms = rule.cost_of(node), terms_of(node, sizes)
+    cost, terms = rule.cost_of(node), shaped.terms(node)
     return nanoseconds(cost.floats, terms), nanoseconds(cost.integers, terms)
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import graphopt as go
 from graphopt.errors import OptionError
+from graphopt.frontends import load
 from graphopt.ir import Node
 from graphopt.passes.quantize import InsertQDQ
 from graphopt.passes.quantize.placement import place
@@ -233,3 +235,22 @@ def test_time_is_weighed_at_the_sizes_of_the_data():
     kinds = [Counter(node.op for node in each.nodes)["QuantizeLinear"] for each in (unweighed, graph, given)]
     assert kinds == [0, kinds[1], 0]
     assert kinds[1] >= 4  # two weights at least, and what they are multiplied with
+
+
+def test_sizes_that_no_expression_tells_are_weighed_all_the_same():
+    """A pyramid: twice half of a height is the height, or one less."""
+    m = Maker((1, 32, "height", "width"))
+    half = m.op("Relu", m.conv("x", 32, 32, strides=[2, 2]))
+    scales = m.constant(np.float32([1, 1, 2, 2]))
+    up = m.op("Resize", f"{half} _ {scales}".replace("_", m.constant(np.zeros(0, np.float32))), mode="nearest")
+    last = m.conv(m.op("Relu", m.conv(m.op("Add", f"x {up}"), 32, 32)), 32, 32)
+    graph = m.graph(last)
+    assert graph.outputs[0].shape[2:] != graph.inputs[0].shape[2:]  # not told
+    data = [torch.rand(1, 32, 64, 64, generator=torch.Generator().manual_seed(0))]
+    fixed = load(m.model(last))
+    go.optimize(fixed, "fix-shapes{shapes={x:1x32x64x64}}")
+    found = []
+    for each in (graph, fixed):
+        InsertQDQ().run(each, Context(each, data))
+        found.append(Counter(node.op for node in each.nodes)["QuantizeLinear"])
+    assert found[0] == found[1] > 4
