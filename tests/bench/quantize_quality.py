@@ -85,7 +85,7 @@ def _onnxruntime(method: str, per_channel: bool = True) -> Tool:
             source = prepared
         try:
             quant_pre_process(source, prepared)
-        except Exception:  # the tool raises this class itself where it cannot follow all shapes; its hint is this option
+        except Exception:  # the class that it raises where it cannot follow all shapes; this option is its hint
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, Reader(images), quant_format=QuantFormat.QDQ, per_channel=per_channel,
