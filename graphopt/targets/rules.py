@@ -119,6 +119,7 @@ class OperatorRule:
         min_outputs: the node stays float when its weight has fewer output channels.
         sums_over: dimension of the weight that is summed over; by default the one beside `axis`.
         absorb: what its kernel computes on the way out, in place of the target's.
+        float_absorb: what only the float kernel computes on the way out, with what it costs apart.
         output: the quantization of its output, when the kernel insists on one.
     """
 
@@ -139,6 +140,7 @@ class OperatorRule:
     min_outputs: int = 0
     sums_over: int | None = None
     absorb: frozenset[str] | None = None
+    float_absorb: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     output: Fixed | None = None
 
     def input_role(self, index: int, value: Value | None = None) -> InputRole:
@@ -169,6 +171,12 @@ class OperatorRule:
     def writes_floats(self, node: Node) -> bool:
         """True when the integer kernel can leave this node's output float."""
         return self.float_output and not any(user.op in self.float_output_unless for user in node.output.users)
+
+    def apart(self, node: Node) -> Mapping[str, float]:
+        """The cost, by term of the node, of what its float kernel alone computes on the way out."""
+        users = node.output.users
+        alone = len(users) == 1 and isinstance(users[0], Node) and not users[0].domain
+        return self.float_absorb.get(users[0].op, {}) if alone else {}
 
     def cost_of(self, node: Node) -> CostPair:
         """The cost table that fits the node."""

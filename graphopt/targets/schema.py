@@ -32,6 +32,7 @@ _RULE_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "role": str, "inputs": list, "axis": (int, Mapping), "cost": Mapping, "depthwise": Mapping, "grouped": Mapping,
     "float_output": bool, "float_output_unless": list, "share_scale": str, "full_rank_bias": bool, "residual": bool,
     "per_channel": bool, "min_inputs": int, "min_outputs": int, "sums_over": int, "absorb": list, "output": Mapping,
+    "float_absorb": Mapping,
 }  # fmt: skip
 _SCHEME_TYPES: Mapping[str, type | tuple[type, ...]] = {
     "dtype": str, "symmetric": bool, "per_channel": bool, "bits": int, "block": int,
@@ -145,6 +146,11 @@ def _rule(op: str, raw: Mapping[str, Any]) -> OperatorRule:
     made |= {key: tuple(raw[key]) for key in ("inputs", "float_output_unless") if key in raw}
     if "absorb" in raw:
         made["absorb"] = _operators(raw["absorb"], f"{where}absorb")
+    if "float_absorb" in raw:
+        _operators(raw["float_absorb"], f"{where}float_absorb")
+        made["float_absorb"] = {
+            name: _terms(terms, f"{where}float_absorb.{name}.") for name, terms in raw["float_absorb"].items()
+        }
     if "axis" in raw and not isinstance(raw["axis"], int):
         _complete(raw["axis"], ("attribute",), f"{where}axis.")
     if "output" in raw:

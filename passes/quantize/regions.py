@@ -117,7 +117,8 @@ def cheapest(graph: Graph, units: Sequence[Unit], target: Target, sizes: Mapping
         in_float = nanoseconds(cost.floats, terms)
         float_ns += in_float
         network.edge(_SOURCE, vertex, in_float)
-        network.edge(vertex, _SINK, nanoseconds(cost.integers, terms))
+        in_integers = nanoseconds(cost.integers, terms) + nanoseconds(unit.rule.apart(unit.node), terms)
+        network.edge(vertex, _SINK, in_integers)
     producers = {value: unit for unit in units for value in unit.results}
     for value, readers in _readers(units, producers):
         _add_borders(network, value, producers.get(value), readers, vertices, target, shaped)

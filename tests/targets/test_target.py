@@ -75,6 +75,8 @@ def test_unknown_target_names_the_nearest():
         ('role = "compute"', 'role = "compute"\nshare_scale = "all"', "share_scale has 'all', not one of no, alike"),
         ('role = "compute"', 'role = "compute"\naxis = "last"', "axis is 'last', and has to be a whole number or a t"),
         ('role = "compute"', 'role = "compute"\naxis = { 0 = 1 }', "operators.Conv.axis.attribute is missing"),
+        ('role = "compute"', 'role = "compute"\nfloat_absorb.Swsh = { call = 1 }', "float_absorb has 'Swsh'"),
+        ('role = "compute"', 'role = "compute"\nfloat_absorb.Tanh = { calls = 1 }', "float_absorb.Tanh.calls is not"),
         ('role = "compute"', 'role = "compute"\noutput = { scale = 0 }', "output.scale is 0, not above 0"),
         ('role = "compute"', 'role = "compute"\noutput = { zero_point = 0 }', "operators.Conv.output.scale is missing"),
     ],

@@ -254,3 +254,19 @@ def test_sizes_that_no_expression_tells_are_weighed_all_the_same():
         InsertQDQ().run(each, Context(each, data))
         found.append(Counter(node.op for node in each.nodes)["QuantizeLinear"])
     assert found[0] == found[1] > 4
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_what_only_the_float_kernel_computes_on_the_way_out_has_its_price(readers, tmp_path):
+    m = Maker((1, 32, 32, 32))
+    made = m.conv("x", 32, 32)
+    outputs = [m.op("MaxPool", m.op("HardSwish", made), kernel_shape=[2, 2])]
+    graph = m.graph(*outputs, *[m.op("Neg", made) for _ in range(readers - 1)])
+    chosen = []
+    for price in (0, 1000):
+        path = tmp_path / f"at{price}.toml"
+        table = f"[operators.Conv.float_absorb]\nHardSwish = {{ call = 0, element = {price} }}\n"
+        path.write_text(f'extends = "ort-cpu"\nname = "at{price}"\n{table}')
+        chosen.append([node.op for node in place(graph, load_target(str(path))).integer])
+    # With a second reader it is computed apart anyway.
+    assert chosen == [["Conv"], [] if readers == 1 else ["Conv"]]

@@ -54,6 +54,16 @@ def test_ort_has_scales_of_weights_along_outputs():
     assert scales == {"MatMul": (16,), "Gemm": (6,)}
 
 
+@pytest.mark.parametrize("op", sorted(load_target("ort-cpu").operators["Conv"].float_absorb))
+def test_ort_computes_with_float_convolutions_alone(op):
+    """A hard-swish costs next to nothing behind a float convolution, and two kernels of its own behind integers."""
+    m = Maker()
+    graph = m.graph(m.conv(m.op(op, m.conv("x"))))
+    apart = {"HardSigmoid", "HardSwish", "Mul", "Tanh"}
+    assert not apart & kernels(graph).keys()
+    assert apart & kernels(quantized_for(graph, "ort-cpu")).keys()
+
+
 def test_ort_has_no_integer_kernel_for_conv_transpose():
     m = Maker()
     up = m.op("ConvTranspose", f"{m.conv('x')} {m.random(8, 8, 2, 2)}")
