@@ -99,7 +99,7 @@ NETWORKS = {
     "resnet20": Network(_resnet20, Recipe(epochs=16, small=0.5, shift=1, half=True)),
     "mobilenet_v2": Network(_mobilenet_v2, Recipe(epochs=20, decay=2e-4, small=0.5, shift=1)),
     "mobilenet_v3": Network(_mobilenet_v3, Recipe(epochs=16, decay=2e-4, small=0.5, shift=1)),
-    "efficientnet": Network(_efficientnet, Recipe(epochs=20, decay=2e-4, small=0.5, shift=1)),
+    "efficientnet": Network(_efficientnet, Recipe(epochs=26, decay=2e-4, small=0.5, shift=1)),
     "vit": Network(_vit, Recipe(epochs=12, lr=1e-3, decay=0.05, adam=True, small=0, shift=1)),
 }
 
