@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -50,12 +50,16 @@ class InsertQDQ(Pass):
         load_target(self.target)
 
     def run(self, graph: Graph, context: Context) -> Changes:
+        return self.insert(graph, context)
+
+    def insert(self, graph: Graph, context: Context, floats: Collection[str] = ()) -> Changes:
+        """Inserts the pairs; the nodes named in `floats`, and those that the run's passes named before, stay float."""
         target = load_target(self.target)
         if any(True for _ in pairs(graph)):
             raise PassError(
                 "the graph is quantized already", where=self.name, hint="start from the float model",
             )  # fmt: skip
-        floats = context.options.get(FLOAT, ())
+        floats = {*floats, *context.options.get(FLOAT, ())}
         sizes = {**context.sizes, **self.sizes}
         placement = place(graph, target, self.ignore, floats=floats, everything=self.everything, sizes=sizes)
         if not placement.integer and not placement.skipped:

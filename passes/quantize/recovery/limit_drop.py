@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -105,8 +104,7 @@ class LimitDrop(Pass):
         Returns:
             The modelled time, in nanoseconds, of the others that can be on integers; 0 where time had no say.
         """
-        left = (*self.ignore, *(glob.escape(name) for name in names))
-        placed = InsertQDQ(self.target, left, self.everything, self.sizes).run(graph, context)
+        placed = InsertQDQ(self.target, self.ignore, self.everything, self.sizes).insert(graph, context, names)
         for pair in activation_pairs(graph):
             if pair.source.name in scales:
                 pair.scale.data, pair.zero_point.data = scales[pair.source.name]
